@@ -1,0 +1,51 @@
+"""The contract that every backbone keeps: a feature map, global average pooling, one linear classifier.
+
+Letters: B batch, C channels, H W rows and columns of the feature map, K classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Backbone(nn.Module):
+    """A CNN that ends in global average pooling and one linear layer, cut just before the pooling.
+
+    For such a network the class activation map is exact (Zhou et al., CVPR 2016): with feature map f and classifier weight W,
+    bias b, `logits_k = mean over H, W of sum_c W_kc f_c(h, w) + b_k`.
+
+    Args:
+        body: maps image_BCHW to feature_map_BCHW.
+        classifier: the linear layer after the pooling.
+        dropout: probability with which pooled features are dropped while training.
+    """
+
+    def __init__(self, body: nn.Module, classifier: nn.Linear, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.body = body
+        self.dropout = nn.Dropout(dropout)
+        self.classifier = classifier
+
+    @property
+    def classifier_weight_KC(self) -> Tensor:
+        """Weight of the classifier, the live parameter."""
+        return self.classifier.weight
+
+    def forward_features(self, image_BCHW: Tensor) -> Tensor:
+        """feature_map_BCHW, before pooling."""
+        return self.body(image_BCHW)
+
+    def forward_head(self, feature_map_BCHW: Tensor) -> Tensor:
+        """logits_BK from a feature map."""
+        return self.classifier(self.dropout(feature_map_BCHW.mean(dim=(2, 3))))
+
+    def forward(self, image_BCHW: Tensor) -> Tensor:
+        """logits_BK from images."""
+        return self.forward_head(self.forward_features(image_BCHW))
+
+
+@torch.no_grad()
+def num_parameters(model: nn.Module) -> int:
+    """Number of trainable scalars."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)

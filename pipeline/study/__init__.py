@@ -1,0 +1,1 @@
+"""Study files: what a study declares, its factorial expansion, and the identity of each trial."""
