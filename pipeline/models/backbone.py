@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
+
 
 class Backbone(nn.Module):
     """A CNN that ends in global average pooling and one linear layer, cut just before the pooling.
@@ -19,12 +21,15 @@ class Backbone(nn.Module):
         body: maps image_BCHW to feature_map_BCHW.
         classifier: the linear layer after the pooling.
         dropout: probability with which pooled features are dropped while training.
+
+    Raises:
+        ConfigError: the dropout is no probability below 1.
     """
 
     def __init__(self, body: nn.Module, classifier: nn.Linear, dropout: float = 0.0) -> None:
         super().__init__()
         self.body = body
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(check_dropout(dropout))
         self.classifier = classifier
 
     @property
@@ -49,3 +54,14 @@ class Backbone(nn.Module):
 def num_parameters(model: nn.Module) -> int:
     """Number of trainable scalars."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def check_dropout(dropout: float) -> float:
+    """The probability itself.
+
+    Raises:
+        ConfigError: it is not in [0, 1).
+    """
+    if not 0.0 <= dropout < 1.0:
+        raise ConfigError(f"backbone.dropout is a probability in [0, 1), got {dropout}; 0 switches it off")
+    return dropout

@@ -22,7 +22,7 @@ def _check(condition: bool, message: str) -> None:
 class Optimizer:
     """How the weights are updated."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     name: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1
@@ -50,7 +50,7 @@ class Optimizer:
 class Schedule:
     """Learning rate over the trial, as a factor of the peak."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     name: Literal["cosine", "multistep", "constant"] = "cosine"
     warmup_epochs: float = 0.0
@@ -73,7 +73,7 @@ class Schedule:
 class Augment:
     """Standard augmentation, batched on the device."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     crop_padding: int = 0
     "Zero padding in pixels before a random crop of the original size; 0 switches it off."
@@ -88,7 +88,7 @@ class Augment:
 class TrialConfig:
     """Everything that may change a number of one trial."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     task: Literal["classification"] = "classification"
     dataset: Component

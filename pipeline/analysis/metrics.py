@@ -1,0 +1,99 @@
+"""What a result column measures: its words, its unit, which direction is better, and its selection protocol."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+SELECTION_WORDS = {
+    "last": "at the last epoch",
+    "best_val": "at the epoch with the best validation accuracy",
+    "best_test": "at the epoch with the best test accuracy (optimistic: the test split chose the epoch)",
+}
+SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
+
+_COLUMN = re.compile(r"metric_(?:(?P<split>train|val|test)_)?(?P<stem>.+?)(?:_(?P<selection>last|best_val|best_test))?")
+_WORDS = {
+    "acc_top1": "accuracy",
+    "acc_top5": "top-5 accuracy",
+    "caam_energy": "share of the CAAM's energy on the object",
+    "flat_energy": "share of a flat map's energy on the object",
+}
+_LOWER_IS_BETTER = {"loss", "ce", "nll", "error", "err", "ece", "brier", "time", "mem", "bytes"}
+_UNBOUNDED = {"loss", "ce", "nll", "brier"}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How one result column is printed and compared.
+
+    Attributes:
+        column: column of `results/trials.parquet`.
+        words: what it measures, without unit and protocol, e.g. 'test accuracy'.
+        unit: unit as printed, e.g. '%'; empty for a number without one.
+        scale: printed value = stored value x scale.
+        decimals: digits after the point, for the mean and the SD alike.
+        higher_is_better: direction of the comparison.
+        selection: 'last', 'best_val', 'best_test', or None when no epoch is chosen (times, memory).
+    """
+
+    column: str
+    words: str
+    unit: str
+    scale: float
+    decimals: int
+    higher_is_better: bool
+    selection: str | None
+
+    @property
+    def quantity(self) -> str:
+        """Words and unit, e.g. 'test accuracy (%)'."""
+        return f"{self.words} ({self.unit})" if self.unit else self.words
+
+    @property
+    def description(self) -> str:
+        """Words, unit and protocol, e.g. 'test accuracy (%) at the last epoch'."""
+        return f"{self.quantity} {SELECTION_WORDS[self.selection]}" if self.selection else self.quantity
+
+    @property
+    def difference_unit(self) -> str:
+        """Unit of a difference of two values: percentage points for percentages."""
+        return "percentage points" if self.unit == "%" else self.unit
+
+    def number(self, value: float, *, signed: bool = False) -> str:
+        """`value` (as stored) in printed units; a value that rounds to zero never prints as -0.00."""
+        return f"{value * self.scale:{'+' if signed else ''}z.{self.decimals}f}"
+
+    def spread(self, mean: float, sd: float | None, *, signed: bool = False) -> str:
+        """'93.60 ± 0.42', or '93.60' when there is no SD (one seed)."""
+        return self.number(mean, signed=signed) + (f" ± {self.number(sd)}" if sd is not None else "")
+
+
+def describe(column: str) -> Metric:
+    """The `Metric` of a column of `results/trials.parquet`.
+
+    `metric_*` columns are fractions in [0, 1] and print as percentages, except losses; `time_*_s` are seconds (a step
+    prints in milliseconds) and `*_bytes` print in MiB (2**20 bytes).
+    """
+    if column.startswith("time_step"):
+        return Metric(column, "time a step", "ms", 1e3, 2, False, None)
+    if column.startswith("time_"):
+        words = {"time_train_s": "training time"}.get(column, column.removesuffix("_s").removeprefix("time_").replace("_", " ") + " time")
+        return Metric(column, words, "s", 1.0, 1, False, None)
+    if column.endswith("_bytes"):
+        words = {"mem_peak_bytes": "peak memory"}.get(column, column.removesuffix("_bytes").replace("_", " "))
+        return Metric(column, words, "MiB", 2.0**-20, 1, False, None)
+    match = _COLUMN.fullmatch(column)
+    if match is None:
+        return Metric(column, column.replace("_", " "), "", 1.0, 4, higher_is_better(column), None)
+    stem = match["stem"]
+    words = _WORDS.get(stem, stem.replace("_", " "))
+    if match["split"]:
+        words = f"{SPLIT_WORDS[match['split']]} {words}" if not words.startswith("share") else f"{words} in the {match['split']} split"
+    unit, scale, decimals = ("", 1.0, 4) if _UNBOUNDED & set(stem.split("_")) else ("%", 100.0, 2)
+    return Metric(column, words, unit, scale, decimals, higher_is_better(column), match["selection"])
+
+
+def higher_is_better(column: str) -> bool:
+    """False for losses, errors, times and memory; True for accuracy, energy and all else."""
+    return not _LOWER_IS_BETTER & set(column.split("_"))

@@ -1,0 +1,373 @@
+"""A table is a pure function of its plan and the records: cells with n, mean, sample SD and paired differences."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy.special import stdtr, stdtrit
+
+from pipeline.analysis.metrics import higher_is_better
+from pipeline.errors import ConfigError, StoreError, did_you_mean
+
+_REQUIRED = ("name", "title", "row_fields", "rows", "column_fields", "columns", "column_kind", "selection", "seeds", "cells")
+_TIE = 1e-12  # relative; means that differ by less are rounding noise of the same average
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One seed that a cell lacks, and why.
+
+    Attributes:
+        seed: repetition index.
+        state: state of the trial; 'complete' when it finished without a usable value of the cell's metric.
+        reason: what the record or the plan says; may be empty.
+        trial_id: the trial that should have filled it; None when it was never planned.
+    """
+
+    seed: int
+    state: str
+    reason: str
+    trial_id: str | None
+
+
+@dataclass(frozen=True)
+class Delta:
+    """Difference cell - baseline, paired by seed.
+
+    Attributes:
+        mean, sd: mean and sample SD (ddof=1; None for one pair) of the differences, in stored units.
+        n: number of pairs.
+        p: two-sided p value of the paired t test; None for one pair or when all differences are equal.
+        baseline_row, baseline_column: the cell that is subtracted.
+    """
+
+    mean: float | None
+    sd: float | None
+    n: int
+    p: float | None
+    baseline_row: str
+    baseline_column: str
+
+
+@dataclass(frozen=True)
+class CellResult:
+    """One number of a table.
+
+    Attributes:
+        mean: mean over all planned seeds, in stored units (fractions); None while any seed is missing.
+        sd: sample SD (ddof=1); None for one seed or a missing mean.
+        ci95: 95 % confidence interval of the mean (Student t); None where `sd` is.
+        n: number of seeds with a value; the mean exists only when that is all of them.
+        seeds, values, trial_ids: aligned, one a seed with a value.
+        run_ids: MLflow runs of those trials, as far as known.
+        delta: difference to the baseline; None for the baseline itself and in tables without one.
+        best: whether it is the best of its row (columns are levels) or of its column (columns are metrics). Needs a rival with a mean.
+    """
+
+    row: str
+    column: str
+    metric: str
+    arm: str | None
+    cell_id: str | None
+    mean: float | None
+    sd: float | None
+    ci95: tuple[float, float] | None
+    n: int
+    seeds: tuple[int, ...]
+    values: tuple[float, ...]
+    trial_ids: tuple[str, ...]
+    run_ids: tuple[str, ...]
+    missing: tuple[Missing, ...]
+    row_levels: Mapping[str, Any]
+    column_levels: Mapping[str, Any]
+    delta: Delta | None = None
+    best: bool = False
+
+    @property
+    def by_seed(self) -> dict[int, float]:
+        """seed -> value."""
+        return dict(zip(self.seeds, self.values, strict=True))
+
+
+@dataclass(frozen=True)
+class Average:
+    """A column averaged over its rows: per seed first, then mean and sample SD over the seeds."""
+
+    column: str
+    metric: str
+    mean: float
+    sd: float | None
+    n: int
+    delta: Delta | None = None
+
+
+@dataclass(frozen=True)
+class TableResult:
+    """A finished table, free of any format; `cells` go row by row."""
+
+    study: str
+    name: str
+    title: str
+    row_fields: tuple[str, ...]
+    rows: tuple[str, ...]
+    column_fields: tuple[str, ...]
+    columns: tuple[str, ...]
+    column_kind: str
+    baseline: str | None
+    selection: str
+    seeds: tuple[int, ...]
+    fixed: Mapping[str, Any]
+    cells: tuple[CellResult, ...]
+    averages: tuple[Average, ...] = field(default=())
+
+    def cell(self, row: str, column: str) -> CellResult | None:
+        """The cell at (row, column); None when the design has none there."""
+        return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
+
+
+def load_tables(path: Path) -> dict[str, Any]:
+    """Read the planner's `tables.json`.
+
+    Raises:
+        ConfigError: the file is absent or is no such document.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist; it is written by the plan stage. Run: dvc repro plan") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{path} is not JSON ({error}); write it anew with: dvc repro plan") from error
+    if not isinstance(document, dict) or not {"study", "tables"} <= set(document):
+        raise ConfigError(f"{path} must hold an object with 'study' and 'tables'; write it anew with: dvc repro plan")
+    return document
+
+
+def load_results(tables_json: Path, trials_parquet: Path) -> list[TableResult]:
+    """All tables of the plan in `tables_json`, filled from the records in `trials_parquet`."""
+    return build_tables(load_tables(tables_json), pq.read_table(trials_parquet))
+
+
+def build_tables(document: Mapping[str, Any], trials: pa.Table) -> list[TableResult]:
+    """All tables of a `tables.json` document, in its order."""
+    return [build_table(spec, trials, study=document["study"]) for spec in document["tables"]]
+
+
+def build_table(spec: Mapping[str, Any], trials: pa.Table, *, study: str = "") -> TableResult:
+    """Fill one table.
+
+    mean and SD are taken over all planned seeds of a cell or not at all: with s values x_1..x_s, mean = sum x / s and
+    SD = sqrt(sum (x - mean)^2 / (s - 1)). A difference to the baseline is taken seed by seed, then averaged.
+
+    Args:
+        spec: one entry of `tables` in tables.json.
+        trials: results/trials.parquet, one row a trial.
+        study: name of the study, kept in the result.
+
+    Raises:
+        ConfigError: the spec lacks a field, names a row or column twice or an unknown one, or its baseline is not in the table.
+        StoreError: a trial has two rows, or a row of another seed than planned.
+    """
+    _check(spec)
+    records = _records(trials)
+    cells = [_cell(cell, spec["seeds"], records, trials.column_names) for cell in spec["cells"]]
+    position = {(row, column): i for i, (row, column) in enumerate((r, c) for r in spec["rows"] for c in spec["columns"])}
+    cells.sort(key=lambda cell: position[cell.row, cell.column])
+    baseline = spec.get("baseline")
+    if baseline is not None:
+        cells = _with_deltas(cells, baseline, spec["name"])
+    cells = _with_best(cells, "row" if spec["column_kind"] == "level" else "column")
+    return TableResult(
+        study=study,
+        name=spec["name"],
+        title=spec["title"],
+        row_fields=tuple(spec["row_fields"]),
+        rows=tuple(spec["rows"]),
+        column_fields=tuple(spec["column_fields"]),
+        columns=tuple(spec["columns"]),
+        column_kind=spec["column_kind"],
+        baseline=baseline,
+        selection=spec["selection"],
+        seeds=tuple(spec["seeds"]),
+        fixed=dict(spec.get("fixed") or {}),
+        cells=tuple(cells),
+        averages=_averages(cells, spec) if spec["column_kind"] == "level" else (),
+    )
+
+
+def _check(spec: Mapping[str, Any]) -> None:
+    lacking = [key for key in _REQUIRED if key not in spec]
+    if lacking:
+        raise ConfigError(f"table {spec.get('name', '?')!r} of tables.json lacks {', '.join(lacking)}; write it anew with: dvc repro plan")
+    where = f"table {spec['name']!r}"
+    if spec["column_kind"] not in ("level", "metric"):
+        raise ConfigError(f"column_kind of {where} must be 'level' or 'metric', got {spec['column_kind']!r}")
+    for axis in ("rows", "columns"):
+        if len(set(spec[axis])) != len(spec[axis]):
+            raise ConfigError(f"{axis} of {where} must differ from each other, got {', '.join(spec[axis])}")
+    seen: set[tuple[str, str]] = set()
+    for cell in spec["cells"]:
+        for axis, known in (("row", spec["rows"]), ("column", spec["columns"])):
+            if cell[axis] not in known:
+                hint = did_you_mean(cell[axis], known)
+                raise ConfigError(f"a cell of {where} names the {axis} {cell[axis]!r}; known: {', '.join(known)}.{hint}")
+        if (cell["row"], cell["column"]) in seen:
+            raise ConfigError(f"{where} has two cells at row {cell['row']!r}, column {cell['column']!r}; one is allowed")
+        seen.add((cell["row"], cell["column"]))
+
+
+def _records(trials: pa.Table) -> dict[str, dict[str, Any]]:
+    wanted = ["trial_id", "seed", "state", "reason", "run_id"]
+    kept = [name for name in trials.column_names if name in wanted or name.startswith(("metric_", "time_", "mem_"))]
+    records: dict[str, dict[str, Any]] = {}
+    for row in trials.select(kept).to_pylist():
+        if row["trial_id"] in records:
+            raise StoreError(f"trial {row['trial_id']} has two rows in the results, one is allowed; write them anew with: dvc repro -f run")
+        records[row["trial_id"]] = row
+    return records
+
+
+def _cell(spec: Mapping[str, Any], seeds: Sequence[int], records: Mapping[str, dict[str, Any]], columns: Sequence[str]) -> CellResult:
+    planned = {trial["seed"]: trial for trial in spec["trials"]}
+    values: dict[int, float] = {}
+    missing: list[Missing] = []
+    for seed in sorted({*seeds, *planned}):
+        trial = planned.get(seed, {"trial_id": None, "state": "planned", "reason": "not part of the plan"})
+        found = _value(trial, seed, records, spec["metric"], columns)
+        if isinstance(found, Missing):
+            missing.append(found)
+        else:
+            values[seed] = found
+    complete = bool(values) and not missing
+    mean, sd, ci95 = _mean_sd_ci95(list(values.values())) if complete else (None, None, None)
+    trial_ids = tuple(planned[seed]["trial_id"] for seed in values)
+    return CellResult(
+        row=spec["row"],
+        column=spec["column"],
+        metric=spec["metric"],
+        arm=spec.get("arm"),
+        cell_id=spec.get("cell_id"),
+        mean=mean,
+        sd=sd,
+        ci95=ci95,
+        n=len(values),
+        seeds=tuple(values),
+        values=tuple(values.values()),
+        trial_ids=trial_ids,
+        run_ids=tuple(run for run in (records[trial].get("run_id") for trial in trial_ids) if run),
+        missing=tuple(missing),
+        row_levels=dict(spec.get("row_levels") or {}),
+        column_levels=dict(spec.get("column_levels") or {}),
+    )
+
+
+def _value(
+    trial: Mapping[str, Any], seed: int, records: Mapping[str, dict[str, Any]], metric: str, columns: Sequence[str]
+) -> float | Missing:
+    trial_id = trial.get("trial_id")
+    record = records.get(trial_id) if trial_id else None
+    if record is None:
+        return Missing(seed, trial["state"], trial.get("reason") or "", trial_id)
+    if record.get("seed") is not None and record["seed"] != seed:
+        said = f"trial {trial_id} is planned for seed {seed}, its record says seed {record['seed']}"
+        raise StoreError(f"{said}; both must agree. Plan anew with: dvc repro -f plan")
+    if record["state"] != "complete":
+        return Missing(seed, record["state"], record.get("reason") or trial.get("reason") or "", trial_id)
+    value = record.get(metric)
+    if value is None:
+        near = "" if metric in columns else did_you_mean(metric, columns)
+        return Missing(seed, "complete", f"its record holds no {metric}.{near}".rstrip("."), trial_id)
+    if not math.isfinite(value):
+        return Missing(seed, "complete", f"{metric} is {value}", trial_id)
+    return float(value)
+
+
+def _mean_sd_ci95(values: Sequence[float]) -> tuple[float, float | None, tuple[float, float] | None]:
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, None, None
+    sd = statistics.stdev(values)
+    half = float(stdtrit(len(values) - 1, 0.975)) * sd / math.sqrt(len(values))
+    # Rounded, so that another scipy, which may differ in the last bit, writes the same bytes.
+    return mean, sd, (round(mean - half, 10), round(mean + half, 10))
+
+
+def _delta(values: Mapping[int, float], base: Mapping[int, float], row: str, column: str) -> Delta:
+    pairs = [values[seed] - base[seed] for seed in values if seed in base]
+    if not pairs:
+        return Delta(None, None, 0, None, row, column)
+    mean, sd, _ = _mean_sd_ci95(pairs)
+    p = None
+    if sd is not None and sd > _TIE:
+        p = float(f"{2 * stdtr(len(pairs) - 1, -abs(mean) / (sd / math.sqrt(len(pairs)))):.6g}")
+    return Delta(mean, sd, len(pairs), p, row, column)
+
+
+def _with_deltas(cells: list[CellResult], baseline: str, table: str) -> list[CellResult]:
+    found = False
+    result = []
+    for cell in cells:
+        base = _baseline_cell(cell, cells, baseline)
+        found = found or base is not None
+        if base is not None and base is not cell:
+            complete = cell.mean is not None and base.mean is not None
+            delta = _delta(cell.by_seed if complete else {}, base.by_seed, base.row, base.column)
+            cell = replace(cell, delta=delta)
+        result.append(cell)
+    if cells and not found:
+        arms = sorted({cell.arm for cell in cells if cell.arm is not None})
+        hint = did_you_mean(baseline, arms)
+        known = f"Its arms: {', '.join(arms) or 'none'}.{hint}"
+        raise ConfigError(f"baseline {baseline!r} of table {table!r} is no arm of it. {known} Name one of them or set baseline: null.")
+    return result
+
+
+def _baseline_cell(cell: CellResult, cells: Sequence[CellResult], baseline: str) -> CellResult | None:
+    """The cell of the baseline arm that agrees with `cell` in metric and all other levels, be the arms columns or rows."""
+
+    def others(each: CellResult) -> dict[str, Any]:
+        return {key: level for key, level in {**each.row_levels, **each.column_levels}.items() if key != "arm"}
+
+    same_metric = [each for each in cells if each.metric == cell.metric]
+    by_arm = [each for each in same_metric if each.arm == baseline and others(each) == others(cell)]
+    by_column = [each for each in same_metric if each.row == cell.row and each.column == baseline]
+    return next(iter(by_arm or by_column), None)
+
+
+def _with_best(cells: list[CellResult], axis: str) -> list[CellResult]:
+    result = []
+    for cell in cells:
+        group = (getattr(cell, axis), cell.metric)
+        means = [each.mean for each in cells if each.mean is not None and (getattr(each, axis), each.metric) == group]
+        best = False
+        if cell.mean is not None and len(means) > 1:
+            top = max(means) if higher_is_better(cell.metric) else min(means)
+            best = math.isclose(cell.mean, top, rel_tol=_TIE, abs_tol=0.0)
+        result.append(replace(cell, best=best))
+    return result
+
+
+def _averages(cells: Sequence[CellResult], spec: Mapping[str, Any]) -> tuple[Average, ...]:
+    """One average a column, or none at all: every cell must be there, complete, and of one metric and one set of seeds."""
+    whole = len(cells) == len(spec["rows"]) * len(spec["columns"]) and all(cell.mean is not None for cell in cells)
+    if len(spec["rows"]) < 2 or not whole or len({(cell.metric, cell.seeds) for cell in cells}) != 1:
+        return ()
+    by_seed = {
+        column: {seed: statistics.fmean(cell.by_seed[seed] for cell in cells if cell.column == column) for seed in cells[0].seeds}
+        for column in spec["columns"]
+    }
+    averages = []
+    for column, values in by_seed.items():
+        mean, sd, _ = _mean_sd_ci95(list(values.values()))
+        bases = {cell.delta.baseline_column for cell in cells if cell.column == column and cell.delta is not None}
+        base = bases.pop() if len(bases) == 1 else column
+        delta = _delta(values, by_seed[base], "", base) if base != column else None
+        averages.append(Average(column, cells[0].metric, mean, sd, len(values), delta))
+    return tuple(averages)

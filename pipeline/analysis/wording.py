@@ -1,0 +1,162 @@
+"""Captions, footnotes and plain sentences about a table; every format prints these same words."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from pipeline.analysis.metrics import SELECTION_WORDS, describe
+from pipeline.analysis.tables import CellResult, Missing, TableResult
+
+_STATE_WORDS = {"planned": "not trained yet", "complete": "finished without a value"}
+_NOT_IN_DESIGN = "not part of this table's design"
+
+
+def one_line(text: object) -> str:
+    """`text` with every run of white space as one blank: what fits a table cell."""
+    return " ".join(str(text).split())
+
+
+def caption(result: TableResult, *, best: str = "Bold") -> str:
+    """What the numbers are: metric, selection protocol, n, baseline, meaning of bold, fixed settings.
+
+    A table whose cells differ in n or in selection protocol says so. `best` names how the best value is set off.
+    """
+    parts = [_metrics_part(result), _seeds_part(result)]
+    if result.baseline is not None and any(cell.delta for cell in result.cells):
+        units = [describe(cell.metric).difference_unit for cell in result.cells if cell.delta]
+        unit = f" in {units[0]}" if len(set(units)) == 1 and units[0] else ""
+        parts.append(f"Δ: difference to the baseline {one_line(result.baseline)}{unit}, paired by seed.")
+    if any(cell.best for cell in result.cells):
+        parts.append(f"{best}: best in its {'row' if result.column_kind == 'level' else 'column'}.")
+    if result.averages:
+        parts.append("Mean over rows: rows averaged seed by seed, then mean and SD over seeds.")
+    if result.fixed:
+        parts.append("Fixed: " + ", ".join(f"{key} = {_setting(value)}" for key, value in result.fixed.items()) + ".")
+    return " ".join(parts)
+
+
+def _metrics_part(result: TableResult) -> str:
+    metrics = list(dict.fromkeys(cell.metric for cell in result.cells))
+    described = [describe(metric) for metric in metrics]
+    if result.column_kind == "metric" and len(metrics) > 1:
+        pairs = dict.fromkeys((cell.column, describe(cell.metric).description) for cell in result.cells)
+        text = "; ".join(f"{one_line(column)}: {words}" for column, words in pairs) + "."
+    elif described:
+        text = "; ".join(_capital(metric.description) for metric in described) + "."
+    else:
+        text = "No cells."
+    deviating = sorted({metric.selection for metric in described if metric.selection} | {result.selection})
+    if len(deviating) > 1:
+        text += f" This table mixes selection protocols ({', '.join(deviating)}): see the notes."
+    return text
+
+
+def _seeds_part(result: TableResult) -> str:
+    sizes = Counter(planned_n(cell) for cell in result.cells)
+    usual = usual_n(result)
+    if usual == 1 and len(sizes) == 1:
+        return "One seed, so no SD."
+    text = f"Mean ± sample SD over n = {usual} seeds"
+    return f"{text} unless a note says otherwise: this table mixes n." if len(sizes) > 1 else f"{text}."
+
+
+def planned_n(cell: CellResult) -> int:
+    """Number of seeds that the cell is planned for."""
+    return cell.n + len(cell.missing)
+
+
+def usual_n(result: TableResult) -> int:
+    """The number of seeds that most cells are planned for (the larger one of two equally frequent)."""
+    sizes = Counter(planned_n(cell) for cell in result.cells)
+    return max(sizes, key=lambda n: (sizes[n], n)) if sizes else len(result.seeds)
+
+
+def cell_notes(result: TableResult, cell: CellResult | None) -> list[str]:
+    """Footnotes that one cell needs: why it has no number, another n, another protocol."""
+    if cell is None:
+        return [_NOT_IN_DESIGN]
+    notes = [missing_note(cell.missing)] if cell.missing else []
+    if planned_n(cell) != usual_n(result):
+        notes.append(f"n = {planned_n(cell)}")
+    selection = describe(cell.metric).selection
+    if selection is not None and selection != result.selection:
+        notes.append(f"{describe(cell.metric).words} {SELECTION_WORDS[selection]}")
+    return notes
+
+
+def missing_note(missing: Iterable[Missing]) -> str:
+    """'seeds 0 and 2: not trained yet; seed 1 failed: loss became nan at step 12 (epoch 1)'."""
+    ordered = sorted(missing, key=lambda each: (each.state, each.reason, each.seed))
+    groups = [(state, reason, [each.seed for each in group]) for (state, reason), group in groupby(ordered, lambda e: (e.state, e.reason))]
+    groups.sort(key=lambda group: group[2])
+    return "; ".join(f"seed{'s' if len(seeds) > 1 else ''} {join_words(seeds)}{_why(state, reason)}" for state, reason, seeds in groups)
+
+
+def _why(state: str, reason: str) -> str:
+    if state in _STATE_WORDS:
+        return f": {one_line(reason) or _STATE_WORDS[state]}"
+    return f" {state}: {one_line(reason) or 'no reason recorded'}" if state != "running" else ": still running"
+
+
+def join_words(items: Sequence[object]) -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    words = [str(item) for item in items]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def summary_sentences(result: TableResult) -> list[str]:
+    """What the table shows, in plain words: coverage first, then one sentence a compared column, or where the best values are."""
+    complete = [cell for cell in result.cells if cell.mean is not None]
+    total = len(result.rows) * len(result.columns)
+    sentences = [f"{len(complete)} of {total} cells are complete." if len(complete) < total else f"All {total} cells are complete."]
+    if any(cell.delta for cell in result.cells):
+        for column in result.columns:
+            sentences += _delta_sentence(result, column)
+    else:
+        axis, groups = ("column", result.columns) if result.column_kind == "metric" else ("row", result.rows)
+        for group in groups:
+            sentences += _best_sentence([cell for cell in complete if getattr(cell, axis) == group and cell.best], axis)
+    return sentences
+
+
+def _delta_sentence(result: TableResult, column: str) -> list[str]:
+    cells = [cell for cell in result.cells if cell.column == column]
+    compared = [(cell, cell.delta.mean) for cell in cells if cell.delta is not None and cell.delta.mean is not None]
+    if not compared:
+        return []
+    metric = describe(compared[0][0].metric)
+    above = sum(difference > 0 for _, difference in compared)
+    largest, difference = max(compared, key=lambda pair: abs(pair[1]))
+    arms_are_rows = all(cell.delta is not None and cell.delta.baseline_column == column for cell, _ in compared)
+    who = f"In column {one_line(column)}, the mean is" if arms_are_rows else f"{one_line(column)} is"
+    count = f"{above} of {len(compared)} row{'s' if len(compared) > 1 else ''}"
+    unit = metric.difference_unit.replace("percentage points", "points")
+    size = metric.number(difference, signed=True) + (f" {unit}" if unit else "")
+    better = "" if metric.higher_is_better else " (lower is better)"
+    return [f"{who} above {result.baseline} in {count}{better}; largest difference {size} ({one_line(largest.row)})."]
+
+
+def _best_sentence(best: Sequence[CellResult], axis: str) -> list[str]:
+    if not best or best[0].mean is None:
+        return []
+    metric = describe(best[0].metric)
+    where = join_words([one_line(cell.row if axis == "column" else cell.column) for cell in best])
+    text = metric.spread(best[0].mean, best[0].sd) + (f" {metric.unit}" if metric.unit else "")
+    subject = _capital(metric.words) if axis == "column" else f"{one_line(best[0].row)}: {metric.words}"
+    return [f"{subject} is {'highest' if metric.higher_is_better else 'lowest'} at {where} ({text})."]
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, dict):
+        name = value.get("name")
+        rest = ", ".join(f"{key} {_setting(each)}" for key, each in value.items() if key != "name")
+        return f"{name} ({rest})" if name and rest else str(name or rest)
+    if isinstance(value, list):
+        return " + ".join(_setting(each) for each in value) or "none"
+    return one_line("none" if value is None else str(value).lower() if isinstance(value, bool) else value)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

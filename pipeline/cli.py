@@ -1,0 +1,311 @@
+"""The `ablate` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from pipeline.errors import PipelineError, UnknownNameError
+from pipeline.stage import stage
+from pipeline.study.project import enter_root
+
+if TYPE_CHECKING:
+    from pipeline.orchestration.planning import Plan
+    from pipeline.store.records import Record
+    from pipeline.study.config import StudyFile
+    from pipeline.study.params import Params
+
+app = typer.Typer(
+    help="Ablation and benchmark studies in image classification: declare a study, run it, get tables you can defend.",
+    epilog="Examples:  ablate plan · ablate run --study cifar10_small · ablate table backbones · ablate why 3f9c0a12",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+StudyOption = Annotated[str | None, typer.Option("--study", "-s", help="Study to use: studies/NAME.yaml, or a path. Default: params.yaml.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+out = Console()
+
+
+def main() -> None:
+    """Entry point: errors become messages and exit statuses, see `pipeline.stage`."""
+    with stage():
+        enter_root()
+        app()
+
+
+@app.command(epilog="Example:  ablate prepare --study cifar10_small")
+def prepare(study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """Prepare the datasets of the study; what is prepared already is left alone."""
+    from pipeline.orchestration.preparing import prepare_study
+
+    file, params = _load(study)
+    summary = prepare_study(file, params, log=None if as_json else _note)
+    if as_json:
+        _print_json(summary)
+        return
+    for folder, entry in summary.items():
+        splits = ", ".join(f"{name} {count}" for name, count in entry["splits"].items())
+        size = "x".join(map(str, entry["shape"]))
+        out.print(f"{entry['name']}: {splits}; {size}, {entry['classes']} classes, digest {entry['digest'][:12]} in {params.data.prepared}/{folder}")
+
+
+@app.command(epilog="Example:  ablate plan --study quick --json")
+def plan(study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """Say what a run would do, table by table; writes nothing.
+
+    new: to be trained · stored: done · shared: counted in an earlier table · blocked: waits for data · failed: stored as failed.
+    """
+    from pipeline.orchestration.planning import count, estimate_hours
+
+    made, records, _ = _planned(study)
+    counts = count(made, records)
+    hours, source = estimate_hours(made, records)
+    skipped = [trial for trial in made.trials.values() if trial.reason]
+    if as_json:
+        _print_json({**counts, "hours": hours, "hours_from": source, "skipped": len(skipped)})
+        return
+    table = Table("table", *counts["totals"], title=f"{made.study}: trials", title_justify="left")
+    for name, row in counts["tables"].items():
+        table.add_row(name, *map(str, row.values()))
+    table.add_section()
+    table.add_row("total", *map(str, counts["totals"].values()))
+    out.print(table)
+    out.print(f"Estimate: {'unknown' if hours is None else f'{hours:.2f} trial-hours'} ({source}).", highlight=False)
+    for trial in skipped[:5]:
+        out.print(f"skipped: {trial.name}: {trial.reason}", highlight=False)
+    for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
+        out.print(f"blocked: {reason}", highlight=False)
+
+
+@app.command(epilog="Examples:  ablate run · ablate run --study cifar10_small · ablate run --trial 3f9c0a12")
+def run(
+    study: StudyOption = None,
+    trial: Annotated[list[str] | None, typer.Option("--trial", "-t", help="Only this trial (id or its beginning); may be repeated.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Train what is missing, with live progress. Ctrl-C is safe: finished trials are stored, the next run continues.
+
+    Prepares data first where that is missing. `dvc repro` does this and makes the tables as well.
+    """
+    from pipeline.orchestration.planning import make_plan
+    from pipeline.orchestration.preparing import prepare_study
+    from pipeline.orchestration.run import run_plan
+
+    file, params = _load(study)
+    prepare_study(file, params, log=_note)
+    made = make_plan(file, params)
+    only = None if not trial else [_find(made.trials, prefix) for prefix in trial]
+    outcome = run_plan(made, params, only=only)
+    if as_json:
+        keys = {"started": outcome.started, "complete": outcome.complete, "skipped": outcome.skipped}
+        troubles = {name: [dict(record)["trial_id"] for record in getattr(outcome, name)] for name in ("diverged", "failed")}
+        _print_json({**keys, **troubles, "missing": [t.spec.trial_id for t in outcome.missing]})
+    else:
+        out.print(outcome.line(), highlight=False)
+        for record in [*outcome.diverged, *outcome.failed]:
+            out.print(f"  {record['failure']}: {record.get('name', '')} [{record['trial_id']}]: {record['reason']}", highlight=False, markup=False)
+    if outcome.diverged or outcome.failed or (outcome.missing and only is None):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example:  ablate status --study quick")
+def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """State of every trial of the plan; for a failed one the last line of the error and how to rerun it."""
+    made, records, _ = _planned(study)
+    rows = [_trial_entry(made, trial_id, records) for trial_id in made.trials]
+    if as_json:
+        _print_json([{key: row[key] for key in ("trial_id", "name", "tables", "state", "reason")} for row in rows])
+        return
+    states: dict[str, int] = {}
+    for row in rows:
+        states[row["state"]] = states.get(row["state"], 0) + 1
+    out.print(f"{made.study}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "no trials"), highlight=False)
+    for row in rows:
+        if row["state"] == "failed":
+            out.print(f"  failed {row['name']}: {row['reason']}", highlight=False, markup=False)
+            out.print(f"         rerun: ablate run --study {made.study} --trial {row['trial_id']}", highlight=False)
+    for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
+        out.print(f"  blocked: {reason}", highlight=False)
+
+
+@app.command(epilog="Example:  ablate trials --json | python -m json.tool")
+def trials(study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """One line a trial: id, state, name, test accuracy; as JSON with resolved configuration and all metrics."""
+    made, records, _ = _planned(study)
+    rows = [_trial_entry(made, trial_id, records) for trial_id in made.trials]
+    if as_json:
+        _print_json(rows)
+        return
+    table = Table("trial", "state", "name", "tables", "test acc (last)")
+    for row in rows:
+        accuracy = row["metrics"].get("metric_test_acc_top1_last")
+        table.add_row(row["trial_id"], row["state"], row["name"], ", ".join(row["tables"]), "" if accuracy is None else f"{100 * accuracy:.2f} %")
+    out.print(table)
+
+
+@app.command(epilog="Example:  ablate why 3f9c0a12")
+def why(
+    trial_id: Annotated[str, typer.Argument(help="Trial id, or its beginning.")], study: StudyOption = None, as_json: JsonOption = False
+) -> None:
+    """What the identity of a trial is made of; for one that is not stored, the nearest stored trial and what differs."""
+    from pipeline.orchestration.explain import explain
+
+    made, records, _ = _planned(study)
+    found = _find(made.trials, trial_id)
+    answer = explain(made.trials[found], records)
+    if as_json:
+        _print_json(answer)
+        return
+    out.print(f"{answer['name']}  [{found}]  {answer['state']}", highlight=False)
+    for key, value in answer["identity"].items():
+        out.print(f"  {key}: {json.dumps(value, sort_keys=True)}", highlight=False, soft_wrap=True, markup=False)
+    if answer["nearest"]:
+        out.print(f"Nearest stored trial: {answer['nearest']['trial_id']}. It differs in:", highlight=False)
+        for key, (mine, theirs) in answer["nearest"]["differs"].items():
+            out.print(f"  {key}: {mine} here, {theirs} there", highlight=False, soft_wrap=True, markup=False)
+    elif answer["state"] == "planned":
+        out.print("The store is empty, so there is no trial to compare with.")
+
+
+@app.command(epilog="Example:  ablate table backbones")
+def table(name: Annotated[str, typer.Argument(help="Name of a table of the study.")], study: StudyOption = None, as_json: JsonOption = False) -> None:
+    """Print a table from what is stored now; missing seeds are named, never averaged over."""
+    from pipeline.analysis.render_json import render_json
+    from pipeline.analysis.render_text import render_text
+    from pipeline.analysis.tables import build_table
+    from pipeline.orchestration.explain import current_results
+
+    made, _, params = _planned(study)
+    specs = {spec["name"]: spec for spec in made.tables}
+    if name not in specs:
+        raise UnknownNameError("table", name, specs, where=f"study {made.study}")
+    result = build_table(specs[name], current_results(made, params).trials, study=made.study)
+    sys.stdout.write(render_json(result) if as_json else render_text(result) + "\n")
+
+
+@app.command(epilog="Example:  ablate verify")
+def verify(as_json: JsonOption = False) -> None:
+    """Recompute every published cell from the store; exit status 1 and the cells' names when any has drifted."""
+    from pipeline.orchestration.explain import verify_tables
+    from pipeline.study.params import load_params
+
+    checked, drift = verify_tables(load_params())
+    if as_json:
+        _print_json({"cells": checked, "drift": drift})
+    else:
+        for line in drift:
+            out.print(line, highlight=False, markup=False)
+        out.print(f"{checked} cells checked against the store, {len(drift)} differ.", highlight=False)
+    if drift:
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Example:  ablate ui --port 5001")
+def ui(
+    port: Annotated[int, typer.Option(help="Port; the nearest free one if it is taken.")] = 5000,
+    host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you know who can reach it.")] = "127.0.0.1",
+) -> None:
+    """Open the MLflow UI on this machine; Ctrl-C ends it."""
+    from pipeline.orchestration.ui import serve_ui
+    from pipeline.study.params import load_params
+
+    uri = load_params().tracking.uri
+    if uri is None:
+        raise PipelineError("tracking.uri is null in params.yaml: there is nothing to show. Set it, for example to sqlite:///mlflow.db.")
+    serve_ui(uri, host=host, port=port, log=lambda line: out.print(line, highlight=False))
+
+
+mlflow_app = typer.Typer(help="The MLflow mirror.", no_args_is_help=True)
+app.add_typer(mlflow_app, name="mlflow")
+
+
+@mlflow_app.command("rebuild", epilog="Example:  ablate mlflow rebuild")
+def mlflow_rebuild(study: StudyOption = None) -> None:
+    """Bring MLflow up to date with the store: missing runs are made, nothing is duplicated."""
+    from pipeline.orchestration.explain import mirror
+
+    made, records, params = _planned(study)
+    total = mirror(made, records, params, log=_note)
+    out.print(f"{total} trials of {made.study} are in MLflow. `dvc repro -sf report` adds the tables.", highlight=False)
+
+
+@app.command(epilog="Example:  ablate doctor")
+def doctor(study: StudyOption = None) -> None:
+    """Look at this environment, the study, the data and the store, and say what is wrong."""
+    from pipeline.orchestration.doctor import examine
+
+    problems = 0
+    for fine, line in examine(study):
+        out.print(("[green]ok[/green]    " if fine else "[red]wrong[/red] ") + line, highlight=False)
+        problems += not fine
+    if problems:
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example:  ablate schema > study.schema.json")
+def schema() -> None:
+    """JSON Schema of a study file, with the options of every registered method under $defs."""
+    from pipeline.orchestration.explain import study_schema
+
+    _print_json(study_schema())
+
+
+def _load(study: str | None) -> tuple[StudyFile, Params]:
+    from pipeline.study.config import load_study
+    from pipeline.study.params import load_params
+
+    params = load_params()
+    return load_study(study or params.study), params
+
+
+def _planned(study: str | None) -> tuple[Plan, dict[str, Record], Params]:
+    from pipeline.orchestration.planning import make_plan
+    from pipeline.store.trial_store import TrialStore
+    from pipeline.study.project import absolute_url
+
+    file, params = _load(study)
+    return make_plan(file, params), TrialStore(absolute_url(params.store.url)).records(), params
+
+
+def _trial_entry(made: Plan, trial_id: str, records: dict[str, Record]) -> dict[str, Any]:
+    trial, record = made.trials[trial_id], records.get(trial_id)
+    state = trial.state if trial.reason or record is None else record["state"]
+    return {
+        "trial_id": trial_id,
+        "cell_id": trial.spec.cell_id,
+        "name": trial.name,
+        "tables": list(trial.tables),
+        "state": state,
+        "reason": trial.reason or (record or {}).get("reason", ""),
+        "seed": trial.spec.seed,
+        "config": trial.spec.config,
+        "metrics": {key: value for key, value in (record or {}).items() if key.startswith("metric_")},
+    }
+
+
+def _find(known: dict[str, Any], prefix: str) -> str:
+    matches = [trial_id for trial_id in known if trial_id.startswith(prefix)]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise PipelineError(f"{prefix!r} is the beginning of {len(matches)} trial ids: {', '.join(matches[:5])}. Give more digits.")
+    raise UnknownNameError("trial", prefix, list(known)[:10], where="the plan", next_step="`ablate trials` lists them all.")
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+
+
+def _note(line: str) -> None:
+    Console(stderr=True).print(line, highlight=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""CAM-loss: pull the class-agnostic activation map towards the class activation map of the label.
+
+Wang et al., "CAM-loss: Towards Learning Spatially Discriminative Feature Representations", ICCV 2021, arXiv 2109.01359.
+Letters: B batch, C channels, H W rows and columns of the feature map, K classes.
+
+Known of the paper: CAM and CAAM are taken just before global average pooling, an l1 distance compares them, and the classifier
+weight is updated by cross-entropy only. Not known: the normalisation of the maps, the reduction of the distance, and whether both
+maps move. Those are options here, with defaults that a study can ablate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.batch import LossInputs
+from pipeline.losses import register
+
+Distance = Literal["l1", "l2", "smooth_l1", "kl", "cosine"]
+Normalization = Literal["min_max", "l2", "softmax", "standardize", "none"]
+Reduction = Literal["mean", "sum"]
+MixedLabel = tuple[Tensor, Tensor, "Tensor | float"]
+
+
+def cam(feature_map_BCHW: Tensor, classifier_weight_KC: Tensor, label_B: Tensor) -> Tensor:
+    """Class activation map `sum_c W[y, c] f_c(h, w)` (Zhou et al., CVPR 2016), without bias and without ReLU.
+
+    Args:
+        label_B: class whose map is wanted, one an image.
+
+    Returns:
+        cam_BHW, in the units of a logit.
+    """
+    return torch.einsum("bchw,bc->bhw", feature_map_BCHW, classifier_weight_KC[label_B].to(feature_map_BCHW.dtype))
+
+
+def caam(feature_map_BCHW: Tensor) -> Tensor:
+    """Class-agnostic activation map `sum_c f_c(h, w)` as caam_BHW."""
+    return feature_map_BCHW.sum(dim=1)
+
+
+def min_max(map_BHW: Tensor) -> Tensor:
+    """Scale each image's map to [0, 1]; a constant map gives zeros, with zero gradient."""
+    low_B11 = map_BHW.amin(dim=(1, 2), keepdim=True)
+    range_B11 = map_BHW.amax(dim=(1, 2), keepdim=True) - low_B11
+    flat_B11 = range_B11 <= 0
+    # Both branches of `where` are differentiated, so the unused one must stay finite as well.
+    scaled_BHW = (map_BHW - low_B11) / range_B11.masked_fill(flat_B11, 1.0)
+    return scaled_BHW.masked_fill(flat_B11, 0.0)
+
+
+def normalize(map_BHW: Tensor, how: Normalization) -> Tensor:
+    """Make maps of different scale comparable, each image by itself.
+
+    `min_max`: to [0, 1]; `l2`: unit Euclidean norm; `softmax`: sums to one; `standardize`: zero mean, unit variance; `none`: as is.
+    A constant map becomes zeros under `min_max` and `standardize`, a zero map stays zero under `l2`.
+    """
+    if how == "min_max":
+        return min_max(map_BHW)
+    if how == "none":
+        return map_BHW
+    flat_BP = map_BHW.flatten(1)
+    if how == "l2":
+        flat_BP = F.normalize(flat_BP, dim=1)
+    elif how == "softmax":
+        flat_BP = flat_BP.softmax(dim=1)
+    elif how == "standardize":
+        flat_BP = F.layer_norm(flat_BP, flat_BP.shape[1:])
+    else:
+        raise ValueError(f"unknown normalization {how!r}; known: min_max, l2, softmax, standardize, none")
+    return flat_BP.view_as(map_BHW)
+
+
+def distance_B(a_BHW: Tensor, b_BHW: Tensor, kind: Distance, reduction: Reduction) -> Tensor:
+    """Distance between two maps, one number an image.
+
+    `l1`, `l2` (squared) and `smooth_l1` are taken a pixel and reduced over H W by `reduction`. `kl` is KL(softmax(b) || softmax(a))
+    and `cosine` is 1 - cos(a, b): both are one number for a whole map, so `reduction` does not touch them.
+    """
+    if reduction not in ("mean", "sum"):
+        raise ValueError(f"unknown reduction {reduction!r}; known: mean, sum")
+    a_BP, b_BP = a_BHW.flatten(1), b_BHW.flatten(1)
+    if kind == "kl":
+        return F.kl_div(a_BP.log_softmax(1), b_BP.log_softmax(1), reduction="none", log_target=True).sum(1)
+    if kind == "cosine":
+        return 1 - F.cosine_similarity(a_BP, b_BP, dim=1)
+    if kind == "l1":
+        pixel_BP = (a_BP - b_BP).abs()
+    elif kind == "l2":
+        pixel_BP = (a_BP - b_BP).square()
+    elif kind == "smooth_l1":
+        pixel_BP = F.smooth_l1_loss(a_BP, b_BP, reduction="none")
+    else:
+        raise ValueError(f"unknown distance {kind!r}; known: l1, l2, smooth_l1, kl, cosine")
+    return pixel_BP.mean(1) if reduction == "mean" else pixel_BP.sum(1)
+
+
+def cam_loss(
+    feature_map_BCHW: Tensor,
+    classifier_weight_KC: Tensor,
+    label_B: Tensor | MixedLabel,
+    *,
+    distance: Distance = "l1",
+    normalization: Normalization = "min_max",
+    reduction: Reduction = "mean",
+    classifier_grad: bool = False,
+    target_grad: bool = True,
+) -> Tensor:
+    """`mean over B of d(norm(CAAM), norm(CAM_y))`, the L_cam of the module docstring.
+
+    Args:
+        label_B: labels, or (label_a_B, label_b_B, lam) when labels are mixed: then the target is
+            `lam * CAM_a + (1 - lam) * CAM_b`, mixed before normalisation.
+        distance: see `distance_B`.
+        normalization: applied to both maps, see `normalize`.
+        reduction: over the pixels of a map; the batch is always averaged.
+        classifier_grad: let the gradient reach the classifier weight. Off by default: the weight is detached.
+        target_grad: let the gradient flow through the CAM into the feature map too; False detaches the CAM.
+
+    Returns:
+        Scalar >= 0, computed in float32 at least.
+
+    Raises:
+        ValueError: unknown distance, normalization or reduction.
+    """
+    if feature_map_BCHW.dtype in (torch.bfloat16, torch.float16):
+        feature_map_BCHW = feature_map_BCHW.float()
+    weight_KC = classifier_weight_KC if classifier_grad else classifier_weight_KC.detach()
+    # Autocast would send the sum over channels back to bfloat16.
+    with torch.autocast(feature_map_BCHW.device.type, enabled=False):
+        if isinstance(label_B, tuple):
+            label_a_B, label_b_B, lam = label_B
+            lam_B11 = lam.view(-1, 1, 1) if isinstance(lam, Tensor) else lam
+            target_BHW = lam_B11 * cam(feature_map_BCHW, weight_KC, label_a_B) + (1 - lam_B11) * cam(feature_map_BCHW, weight_KC, label_b_B)
+        else:
+            target_BHW = cam(feature_map_BCHW, weight_KC, label_B)
+        if not target_grad:
+            target_BHW = target_BHW.detach()
+        source_BHW = normalize(caam(feature_map_BCHW), normalization)
+        return distance_B(source_BHW, normalize(target_BHW, normalization), distance, reduction).mean()
+
+
+@register("cam", label="CAM-loss")
+@dataclass(frozen=True, kw_only=True)
+class CamLoss:
+    """CAM-loss term; see `cam_loss` for what each option does."""
+
+    distance: Distance = "l1"
+    normalization: Normalization = "min_max"
+    reduction: Reduction = "mean"
+    classifier_grad: bool = False
+    target_grad: bool = True
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """Scalar L_cam of the batch, unweighted."""
+        return cam_loss(
+            inputs.feature_map_BCHW,
+            inputs.classifier_weight_KC,
+            inputs.target.cam_label,
+            distance=self.distance,
+            normalization=self.normalization,
+            reduction=self.reduction,
+            classifier_grad=self.classifier_grad,
+            target_grad=self.target_grad,
+        )

@@ -1,0 +1,1 @@
+"""From a study to stored trials: planning, executors, progress, tracking."""

@@ -1,0 +1,354 @@
+"""The plan: every trial of a study with its identity, before anything is trained."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline import data, losses, models, regularizers
+from pipeline.errors import ConfigError, DataError
+from pipeline.store.records import Record
+from pipeline.study.code_key import code_key
+from pipeline.study.config import StudyFile
+from pipeline.study.design import Cell, TableDesign, expand, expand_datasets, level_label, loss_label, regularizers_label
+from pipeline.study.identity import canonical_json, make_spec
+from pipeline.study.params import Params
+from pipeline.study.resolve import Vocabulary
+from pipeline.study.spec import TrialSpec
+
+COUNTS = ("new", "stored", "shared", "blocked", "failed")
+
+
+@dataclass(frozen=True)
+class PlannedTrial:
+    """One trial of the plan.
+
+    Attributes:
+        spec: what to run.
+        name: how people call it: its cell and seed.
+        tables: tables that it serves.
+        arm: name of its arm, or None.
+        factors: field -> level, for every field that varies somewhere in the study.
+        reason: why it is skipped; '' for a trial to be run.
+        attempt: 1, and one more for each earlier failure that is stored.
+    """
+
+    spec: TrialSpec
+    name: str
+    tables: tuple[str, ...]
+    arm: str | None
+    factors: dict[str, Any]
+    reason: str = ""
+    attempt: int = 1
+
+    @property
+    def state(self) -> str:
+        """'planned' or 'skipped'."""
+        return "skipped" if self.reason else "planned"
+
+    def to_json(self) -> str:
+        """One line of JSON that `from_json` reads back."""
+        return json.dumps({**asdict(self), "spec": self.spec.to_dict()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> PlannedTrial:
+        """The inverse of `to_json`."""
+        content = json.loads(text)
+        return cls(**{**content, "spec": TrialSpec.from_dict(content["spec"]), "tables": tuple(content["tables"])})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All trials of a study.
+
+    Attributes:
+        study: its name.
+        trials: by trial id, in the order of the tables.
+        tables: what `plan/tables.json` holds, ready for `pipeline.analysis`.
+        blocked: table -> number of trials whose identity is not known yet, and why.
+        datasets: resolved dataset components.
+    """
+
+    study: str
+    trials: dict[str, PlannedTrial]
+    tables: list[dict[str, Any]]
+    datasets: list[dict[str, Any]]
+    blocked: dict[str, list[str]] = field(default_factory=dict)
+
+    def to_run(self) -> list[PlannedTrial]:
+        """Trials that are not skipped."""
+        return [trial for trial in self.trials.values() if not trial.reason]
+
+
+def vocabulary() -> Vocabulary:
+    """The names registered in this installation."""
+    return Vocabulary(data.registry, models.registry, losses.registry, regularizers.registry)
+
+
+def make_plan(file: StudyFile, params: Params) -> Plan:
+    """Expand a study into trials. Reads the manifests of prepared datasets, writes nothing.
+
+    A trial of a dataset that is not prepared has no identity yet: it is counted as blocked.
+
+    Raises:
+        ConfigError: the study file is wrong.
+        DataError: a prepared dataset is damaged.
+    """
+    designs = expand(file, vocabulary())
+    seeds = file.study.seed_indices(params.seeds)
+    datasets = expand_datasets(file, data.registry)
+    manifests = {canonical_json(c): data.read_manifest(c, Path(params.data.prepared)) for c in datasets}
+    varied = [f for design in designs for f in (*design.row_fields, *design.column_fields) if f not in ("arm", "metric")]
+    arms = _arms_by_config(designs)
+    trials: dict[str, PlannedTrial] = {}
+    tables, blocked = [], {}
+    for design in designs:
+        cells = []
+        for cell in design.cells:
+            manifest = manifests[canonical_json(cell.config["dataset"])]
+            if manifest is None:
+                reason = f"dataset {cell.config['dataset']['name']!r} is not prepared; `ablate run` and `dvc repro` prepare it"
+                blocked.setdefault(design.name, []).extend([reason] * len(seeds))
+                continue
+            reason = _why_skipped(cell.config)
+            key = _code_key(cell.config)
+            entries = []
+            for seed in seeds:
+                spec = make_spec(cell.config, seed, manifest["digest"], key)
+                known = trials.get(spec.trial_id)
+                if known is None:
+                    arm = cell.arm or arms.get(canonical_json(cell.config))
+                    trial = PlannedTrial(spec, _name(cell, seed), (design.name,), arm, _factors(cell.config, varied, arm), reason)
+                else:
+                    tables_of = known.tables if design.name in known.tables else (*known.tables, design.name)
+                    trial = PlannedTrial(known.spec, known.name, tables_of, known.arm, known.factors, known.reason)
+                trials[spec.trial_id] = trial
+                entries.append({"seed": seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
+            cells.append(_cell_entry(cell, entries))
+        tables.append(_table_entry(design, cells, seeds))
+    return Plan(file.study.study, trials, tables, datasets, blocked)
+
+
+def count(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
+    """Trials by table and in all: new, stored, shared, blocked, failed.
+
+    A trial is counted in the first table that needs it and is 'shared' in later ones, so the totals count each trial once but for
+    'shared'. Skipped trials count nowhere: there is nothing to do for them.
+    """
+    tables: dict[str, dict[str, int]] = {}
+    seen: set[str] = set()
+    for table in plan.tables:
+        counts = dict.fromkeys(COUNTS, 0)
+        counts["blocked"] = len(plan.blocked.get(table["name"], ()))
+        # Cells that differ only in the metric they show are the same trials.
+        for trial_id in dict.fromkeys(entry["trial_id"] for cell in table["cells"] for entry in cell["trials"]):
+            record = records.get(trial_id)
+            if plan.trials[trial_id].reason:
+                continue
+            if trial_id in seen:
+                counts["shared"] += 1
+            elif record is None:
+                counts["new"] += 1
+            else:
+                counts["stored" if record["state"] == "complete" else "failed"] += 1
+            seen.add(trial_id)
+        tables[table["name"]] = counts
+    return {"totals": {name: sum(c[name] for c in tables.values()) for name in COUNTS}, "tables": tables}
+
+
+def missing(plan: Plan, records: Mapping[str, Record]) -> list[PlannedTrial]:
+    """Trials without a final outcome in the store: never run, or failed for a reason that may pass."""
+    return [trial for trial in plan.to_run() if trial.spec.trial_id not in records or not records[trial.spec.trial_id].is_final]
+
+
+def estimate_hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float | None, str]:
+    """Trial-hours of what is missing, from stored trials of the same backbone and dataset; and where the estimate comes from."""
+    todo = missing(plan, records)
+    if not todo:
+        return 0.0, "nothing is missing"
+    known: dict[tuple[str, str], list[float]] = {}
+    for trial in plan.to_run():
+        record = records.get(trial.spec.trial_id)
+        if record is not None and record["state"] == "complete":
+            known.setdefault(_cost_key(trial.spec), []).append(record["time_total_s"] / trial.spec.config["epochs"])
+    if not known:
+        return None, "no stored trial of this study to estimate from"
+    overall = [seconds for values in known.values() for seconds in values]
+    total, guessed = 0.0, 0
+    for trial in todo:
+        values = known.get(_cost_key(trial.spec))
+        guessed += values is None
+        total += trial.spec.config["epochs"] * sum(values or overall) / len(values or overall)
+    note = f"mean time an epoch of {len(overall)} stored trials" + (
+        f"; {guessed} trials of backbones or data not seen yet by the mean of all" if guessed else ""
+    )
+    return total / 3600, note
+
+
+def check_code(trials: Iterable[PlannedTrial]) -> None:
+    """Refuse to run a plan that was made with other code.
+
+    Raises:
+        ConfigError: the code of a trial changed since it was planned.
+    """
+    for trial in trials:
+        if _code_key(trial.spec.config) != trial.spec.code_key:
+            raise ConfigError(
+                f"The code of trial {trial.name!r} changed since the plan was made. Run `dvc repro` (or `ablate run`) to plan again."
+            )
+
+
+def write_plan(plan: Plan, folder: Path) -> None:
+    """Write `trials.parquet` (a row a trial) and `tables.json` (what the tables are made of)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {
+            "trial_id": trial.spec.trial_id,
+            "cell_id": trial.spec.cell_id,
+            "state": trial.state,
+            "reason": trial.reason,
+            "name": trial.name,
+            "tables": list(trial.tables),
+            "seed": trial.spec.seed,
+            "planned": trial.to_json(),
+            **{f"factor_{name}": level_label(value) for name, value in trial.factors.items()},
+        }
+        for trial in plan.trials.values()
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
+    content = {"study": plan.study, "datasets": plan.datasets, "tables": plan.tables}
+    (folder / "tables.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_plan(folder: Path) -> Plan:
+    """The inverse of `write_plan`.
+
+    Raises:
+        ConfigError: there is no plan in the folder.
+    """
+    try:
+        rows = pq.read_table(folder / "trials.parquet").to_pylist()
+        content = json.loads((folder / "tables.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, pa.ArrowInvalid) as error:
+        raise ConfigError(f"No readable plan in {folder}/: {error}. Run `dvc repro plan`.") from error
+    trials = {row["trial_id"]: PlannedTrial.from_json(row["planned"]) for row in rows}
+    return Plan(content["study"], trials, content["tables"], content["datasets"])
+
+
+def open_data(spec: TrialSpec, prepared: Path) -> data.ImageData:
+    """The prepared dataset of a trial.
+
+    Raises:
+        DataError: it is not prepared, or its content is not what the trial was planned for.
+    """
+    component = spec.config["dataset"]
+    images = data.open_prepared(component, prepared)
+    if images is None:
+        raise DataError(f"Dataset {component['name']!r} is not prepared in {prepared}. Run `ablate prepare`.")
+    if images.digest != spec.data_digest:
+        raise DataError(f"Dataset {component['name']!r} changed since the plan was made. Run `dvc repro` (or `ablate run`) to plan again.")
+    return images
+
+
+def _modules(config: dict[str, Any]) -> list[str]:
+    entries = [
+        models.registry.get(config["backbone"]["name"]),
+        *(losses.registry.get(name) for name in config["loss"]),
+        *(regularizers.registry.get(component["name"]) for component in config["regularizers"]),
+    ]
+    return [entry.module for entry in entries]
+
+
+def _code_key(config: dict[str, Any]) -> str:
+    return _code_key_of(tuple(sorted(set(_modules(config)))))
+
+
+@functools.cache
+def _code_key_of(modules: tuple[str, ...]) -> str:
+    return code_key(modules)
+
+
+def _why_skipped(config: dict[str, Any]) -> str:
+    fits, reason = regularizers.supports(config["regularizers"])
+    if fits:
+        options = {key: value for key, value in config["backbone"].items() if key != "name"}
+        fits, reason = models.supports(config["backbone"]["name"], **options)
+    return "" if fits else reason
+
+
+def _arms_by_config(designs: Iterable[TableDesign]) -> dict[str, str]:
+    """Configuration -> arm, so that a trial of an arm-less table that equals an arm's trial carries the arm's name."""
+    arms: dict[str, str] = {}
+    for design in designs:
+        for cell in design.cells:
+            if cell.arm:
+                arms.setdefault(canonical_json(cell.config), cell.arm)
+    return arms
+
+
+def _factors(config: dict[str, Any], varied: Iterable[str], arm: str | None) -> dict[str, Any]:
+    factors: dict[str, Any] = {
+        "dataset": config["dataset"]["name"],
+        "backbone": config["backbone"]["name"],
+        "loss": loss_label(config),
+        "regularizers": regularizers_label(config),
+        "arm": arm,
+    }
+    for name in varied:
+        if name not in factors:
+            factors[name] = _lookup(config, name)
+    return factors
+
+
+def _lookup(config: Any, field_name: str) -> Any:
+    for part in field_name.split("."):
+        if isinstance(config, list):
+            config = {component["name"]: component for component in config}
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def _name(cell: Cell, seed: int) -> str:
+    backbone = cell.config["backbone"]["name"]
+    parts = [cell.row] if backbone in cell.row else [backbone, cell.row]
+    return " · ".join([*parts, *([cell.column] if "metric" not in cell.column_levels else []), f"seed {seed}"])
+
+
+def _cost_key(spec: TrialSpec) -> tuple[str, str]:
+    return canonical_json(spec.config["backbone"]), spec.data_digest
+
+
+def _cell_entry(cell: Cell, trials: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "row": cell.row,
+        "column": cell.column,
+        "row_levels": cell.row_levels,
+        "column_levels": cell.column_levels,
+        "arm": cell.arm,
+        "metric": cell.metric,
+        "trials": trials,
+    }
+
+
+def _table_entry(design: TableDesign, cells: list[dict[str, Any]], seeds: list[int]) -> dict[str, Any]:
+    return {
+        "name": design.name,
+        "title": design.title,
+        "row_fields": design.row_fields,
+        "rows": design.rows,
+        "column_fields": design.column_fields,
+        "columns": design.columns,
+        "column_kind": design.column_kind,
+        "baseline": design.baseline,
+        "selection": design.selection,
+        "seeds": seeds,
+        "fixed": design.fixed,
+        "cells": cells,
+    }

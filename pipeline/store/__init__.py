@@ -1,0 +1,1 @@
+"""The trial store: the truth about what has been trained."""

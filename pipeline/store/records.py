@@ -1,0 +1,64 @@
+"""Records: the finished row of one trial, and the states a trial can be in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+SCHEMA_VERSION = 1
+STATES = ("planned", "running", "complete", "failed", "pruned", "skipped")
+FINAL_FAILURES = ("diverged",)  # kinds of failure that the same trial would meet again: a result, never retried
+
+
+class Record(dict[str, Any]):
+    """The finished row of one trial: a flat dictionary, with `history` holding one row an epoch.
+
+    Keys carry their origin: `metric_*` (fractions in [0, 1], losses in nats), `seed_*`, `time_*_s`, `mem_peak_bytes`, `env_*`;
+    `state` is complete or failed, `failure` is '', 'diverged' (final) or 'error' (tried again), `reason` is one line for people.
+
+    Args:
+        row: the flat dictionary.
+        history: rows with `epoch` (from 1) and `metric_*` a split.
+    """
+
+    def __init__(self, row: Mapping[str, Any], history: Iterable[Mapping[str, Any]] = ()) -> None:
+        super().__init__(row)
+        self.history: list[dict[str, Any]] = [dict(r) for r in history]
+
+    @property
+    def is_final(self) -> bool:
+        """Whether running the same trial again can only give the same outcome."""
+        return self["state"] == "complete" or (self["state"] == "failed" and self.get("failure") in FINAL_FAILURES)
+
+    def check(self) -> None:
+        """Refuse a record that contradicts itself.
+
+        Raises:
+            ValueError: unknown state, a failure without a reason, or a complete trial without metrics.
+        """
+        if self.get("state") not in ("complete", "failed", "pruned"):
+            raise ValueError(f"a stored record is complete, failed or pruned, not {self.get('state')!r} (trial {self.get('trial_id')})")
+        if self["state"] == "failed" and not self.get("reason"):
+            raise ValueError(f"failed trial {self['trial_id']} has no reason")
+        if self["state"] == "complete" and not any(key.startswith("metric_") for key in self):
+            raise ValueError(f"complete trial {self['trial_id']} has no metrics")
+
+
+def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
+    """Arrow table of rows whose keys may differ: a missing key becomes null, whole numbers in a float column become floats."""
+    import pyarrow as pa
+
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row))
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        if name.startswith(("metric_", "time_")):
+            columns[name] = pa.array(values, pa.float64())
+        else:
+            columns[name] = pa.array(values)
+    return pa.table(columns)

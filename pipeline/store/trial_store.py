@@ -1,0 +1,265 @@
+"""The append-only trial store, at a path or an object-store URL.
+
+Layout under the root:
+    segments/<id>.records.parquet     one row a trial; its appearance commits the trial
+    segments/<id>.history.parquet     one row a trial and epoch, written just before its records
+    weights/<trial_id>.safetensors    only where the policy keeps them
+A finished trial appends one small segment; segments are merged in tiers, so their number grows with the logarithm of the number of
+trials. A file is written under a temporary name and renamed (object stores put whole files): a crash leaves no half record. Nothing
+is ever changed in place; where two segments hold the same trial, the better and then the later record counts.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline.errors import StoreError
+from pipeline.store.records import SCHEMA_VERSION, Record, rows_to_table
+
+FAN_IN = 16  # segments of one tier that are merged into one of the next
+RECORDS, HISTORY = ".records.parquet", ".history.parquet"
+
+
+class TrialStore:
+    """Finished trials by id.
+
+    Args:
+        url: a folder, or a URL that fsspec understands (`s3://bucket/store`, `memory://store`).
+
+    Raises:
+        StoreError: the place cannot be reached or written.
+    """
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        try:
+            self.fs, self.root = fsspec.core.url_to_fs(self.url)
+        except (ValueError, ImportError) as error:
+            raise StoreError(f"The store URL {self.url!r} is not usable: {error}. Give a folder or a URL such as s3://bucket/store.") from error
+        self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
+        self._cache: dict[str, pa.Table] = {}
+
+    def check_writable(self) -> None:
+        """Write and remove a probe.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        probe = f"{self.root}/segments/probe-{secrets.token_hex(4)}.tmp"
+        self._write(probe, b"probe")
+        self.fs.rm_file(probe)
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Add finished trials: all of them or, after a crash, none.
+
+        Raises:
+            StoreError: the store cannot be written.
+            ValueError: a record contradicts itself.
+        """
+        records = list(records)
+        for record in records:
+            record.check()
+        stamp = time.time_ns()
+        rows = [{**record, "schema_version": SCHEMA_VERSION, "time_finished_ns": stamp} for record in records]
+        history = [{"trial_id": record["trial_id"], **row} for record in records for row in record.history]
+        self._append_tables(0, rows_to_table(rows), rows_to_table(history) if history else None)
+
+    def records(self) -> dict[str, Record]:
+        """All finished trials by id, without their history.
+
+        Raises:
+            StoreError: a segment cannot be read; the message names it and what to do.
+        """
+        table = self._counting()
+        if table is None:
+            return {}
+        rows = table.drop_columns(["segment"]).to_pylist()
+        return {row["trial_id"]: Record({k: v for k, v in row.items() if v is not None}) for row in rows}
+
+    def records_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
+        """The records of these trials as an Arrow table, or None when none of them is stored."""
+        table = self._counting()
+        return None if table is None else _only(table, trial_ids).drop_columns(["segment"])
+
+    def history_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
+        """trial_id, epoch and metrics by epoch of these trials, or None when there are none."""
+        records, history = self._counting(), self._read_all(HISTORY)
+        if records is None or history is None:
+            return None
+        return _only(_owned(history, records), trial_ids)
+
+    def history(self, trial_id: str) -> list[dict[str, Any]]:
+        """Rows by epoch of one trial."""
+        table = self.history_table([trial_id])
+        rows = [] if table is None else table.sort_by("epoch").to_pylist()
+        return [{k: v for k, v in row.items() if v is not None and k != "trial_id"} for row in rows]
+
+    def weights_path(self, trial_id: str) -> str:
+        """Where the weights of a trial lie if the policy kept them."""
+        return f"{self.root}/weights/{trial_id}.safetensors"
+
+    def save_weights(self, trial_id: str, payload: bytes) -> None:
+        """Keep the weights of a trial, as safetensors bytes.
+
+        Raises:
+            StoreError: the store cannot be written.
+        """
+        self._write(self.weights_path(trial_id), payload)
+
+    def load_weights(self, trial_id: str) -> bytes:
+        """The safetensors bytes of a trial.
+
+        Raises:
+            StoreError: no weights were kept.
+        """
+        try:
+            return bytes(self.fs.cat_file(self.weights_path(trial_id)))
+        except FileNotFoundError as error:
+            raise StoreError(
+                f"No weights of trial {trial_id} in {self.url}. Set `store.weights` to last or best in params.yaml and train it again."
+            ) from error
+
+    def compact(self) -> None:
+        """Merge full tiers of small segments. Safe beside readers and other writers: duplicates it may leave are dropped on reading."""
+        for tier in range(64):
+            names = sorted(name for name in self._segments() if _tier(name) == tier)
+            if len(names) < FAN_IN:
+                if not any(_tier(name) > tier for name in self._segments()):
+                    return
+                continue
+            records = self._best(_concat([self._read(name, RECORDS) for name in names]))
+            parts = [self._read(name, HISTORY) for name in names if self._has(name, HISTORY)]
+            history = _owned(_concat(parts), records) if parts else None
+            self._append_tables(tier + 1, records.drop_columns(["segment"]), history)
+            for name in names:  # records first: history without records counts for nothing
+                self._remove(name + RECORDS)
+                self._remove(name + HISTORY)
+
+    # --- files -------------------------------------------------------------------------------------------------------------------
+
+    def _append_tables(self, tier: int, records: pa.Table, history: pa.Table | None) -> None:
+        name = f"{tier:02d}-{time.time_ns():020d}-{secrets.token_hex(4)}"
+        if history is not None:
+            self._write(f"{self.root}/segments/{name}{HISTORY}", _parquet(history))
+        self._write(f"{self.root}/segments/{name}{RECORDS}", _parquet(records))
+
+    def _segments(self) -> list[str]:
+        return [name.removesuffix(RECORDS) for name in self._list() if name.endswith(RECORDS)]
+
+    def _list(self) -> list[str]:
+        try:
+            self.fs.invalidate_cache()
+            return [str(path).rsplit("/", 1)[-1] for path in self.fs.ls(f"{self.root}/segments", detail=False)]
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise StoreError(f"The store {self.url} cannot be listed: {error}.") from error
+
+    def _counting(self) -> pa.Table | None:
+        table = self._read_all(RECORDS)
+        return None if table is None else self._best(table)
+
+    def _has(self, name: str, suffix: str) -> bool:
+        return bool(self.fs.exists(f"{self.root}/segments/{name}{suffix}"))
+
+    def _read_all(self, suffix: str) -> pa.Table | None:
+        for _ in range(5):
+            names = self._segments()
+            present = set(self._list()) if suffix == HISTORY else None
+            wanted = [n for n in names if present is None or n + HISTORY in present]
+            try:
+                tables = [self._read(name, suffix) for name in wanted]
+            except FileNotFoundError:  # merged away between listing and reading
+                continue
+            return _concat(tables) if tables else None
+        raise StoreError(f"The store {self.url} keeps changing while it is read. Is something deleting its files? Try again.")
+
+    def _read(self, name: str, suffix: str) -> pa.Table:
+        key = name + suffix
+        if key not in self._cache:
+            path = f"{self.root}/segments/{key}"
+            try:
+                table = pq.read_table(io.BytesIO(self.fs.cat_file(path)))
+            except FileNotFoundError:
+                raise
+            except (pa.ArrowInvalid, OSError) as error:
+                raise StoreError(
+                    f"The store segment {path} cannot be read: {error}. Everything else in the store is intact; "
+                    "move that file away and run again: only the trials in it are trained anew."
+                ) from error
+            self._cache[key] = table.append_column("segment", pa.array([name] * len(table), pa.string()))
+        return self._cache[key]
+
+    def _best(self, table: pa.Table) -> pa.Table:
+        """One row a trial: complete before failed, then the latest, then the segment with the greatest name."""
+        rank = pa.array([state == "complete" for state in table["state"].to_pylist()], pa.int8())
+        order = table.select(["trial_id", "time_finished_ns", "segment"]).append_column("rank", rank)
+        order = order.append_column("row", pa.array(range(len(table)), pa.int64())).sort_by(
+            [("rank", "descending"), ("time_finished_ns", "descending"), ("segment", "descending")]
+        )
+        first: dict[str, int] = {}
+        for trial_id, row in zip(order["trial_id"].to_pylist(), order["row"].to_pylist(), strict=True):
+            first.setdefault(trial_id, row)
+        return table.take(pa.array(sorted(first.values()), pa.int64()))
+
+    def _write(self, path: str, payload: bytes) -> None:
+        try:
+            if not self.is_local:
+                self.fs.pipe_file(path, payload)
+                return
+            target = Path(path)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+            try:
+                with temporary.open("wb") as file:
+                    file.write(payload)
+                    file.flush()
+                    os.fsync(file.fileno())
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise StoreError(
+                f"The store {self.url} cannot be written: {error}. Nothing stored before is lost; mend the place or set `store.url` in params.yaml."
+            ) from error
+
+    def _remove(self, name: str) -> None:
+        try:
+            self.fs.rm_file(f"{self.root}/segments/{name}")
+        except FileNotFoundError:
+            return  # no history, or another process merged the same segments
+
+
+def _tier(name: str) -> int:
+    return int(name.split("-", 1)[0])
+
+
+def _parquet(table: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _concat(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def _owned(history: pa.Table, records: pa.Table) -> pa.Table:
+    """Only the history that came with the record that counts: a failed first attempt left rows of its own."""
+    owner = records.select(["trial_id", "segment"])
+    return history.join(owner, keys=["trial_id", "segment"], join_type="inner").drop_columns(["segment"])
+
+
+def _only(table: pa.Table, trial_ids: Iterable[str]) -> pa.Table:
+    return table.filter(pc.is_in(table["trial_id"], value_set=pa.array(list(trial_ids), pa.string())))

@@ -1,0 +1,109 @@
+"""Code key: a digest over the code that a trial really uses, blind to comments, docstrings and formatting."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+from collections.abc import Iterable
+from pathlib import Path
+
+# What these do cannot change a number: they carry names, errors, configuration (which is hashed itself) and records.
+PLUMBING = ("pipeline.errors", "pipeline.registry", "pipeline.store", "pipeline.study")
+ENTRY = "pipeline.trial"
+
+
+def code_key(modules: Iterable[str]) -> str:
+    """Digest over the syntax trees of `pipeline.trial`, the given modules, and all project modules that these import.
+
+    Args:
+        modules: the modules that define the trial's methods, e.g. 'pipeline.losses.cam'.
+
+    Returns:
+        16 hex digits.
+    """
+    parts = {name: module_digest(name) for name in closure([ENTRY, *modules])}
+    text = "\n".join(f"{name} {parts[name]}" for name in sorted(parts))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def closure(modules: Iterable[str], skip: tuple[str, ...] = PLUMBING) -> set[str]:
+    """The modules and every module of the same top-level package that they import, directly or not, except those in `skip`."""
+    found: set[str] = set()
+    queue = list(modules)
+    while queue:
+        name = queue.pop()
+        if name in found or any(name == s or name.startswith(f"{s}.") for s in skip):
+            continue
+        found.add(name)
+        queue.extend(imports(name))
+    return found
+
+
+@functools.cache
+def module_digest(name: str) -> str:
+    """sha256 of a module's syntax tree without docstrings and positions."""
+    tree = ast.parse(source_file(name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_docstring(statement)] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+
+
+@functools.cache
+def imports(name: str) -> frozenset[str]:
+    """Project modules that a module names in its import statements, those under TYPE_CHECKING left out."""
+    path = source_file(name)
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    top = name.split(".", 1)[0]
+    found: set[str] = set()
+    for node in _running_nodes(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                parents = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*parents, base] if base else parents)
+            # `from package import name`: the name may be a module or something defined in the package.
+            members = {f"{base}.{alias.name}" for alias in node.names}
+            modules = {member for member in members if base.split(".")[0] == top and _exists(member)}
+            found.update(modules if len(modules) == len(members) else modules | {base})
+    return frozenset(module for module in found if module.split(".", 1)[0] == top and _exists(module))
+
+
+@functools.cache
+def source_file(name: str) -> Path:
+    """The file of a module; it is not imported, but its parent packages are.
+
+    Raises:
+        ModuleNotFoundError: there is none.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(f"no source file for module {name!r}", name=name)
+    return Path(spec.origin)
+
+
+def _exists(name: str) -> bool:
+    try:
+        source_file(name)
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+def _is_docstring(node: ast.stmt) -> bool:
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _running_nodes(tree: ast.AST) -> Iterable[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            for other in node.orelse:
+                yield other
+                yield from _running_nodes(other)
+            continue
+        yield node
+        yield from _running_nodes(node)

@@ -1,0 +1,125 @@
+"""The study file: everything a study declares, typed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.study.validate import dotted, validate
+from pipeline.study.yaml_file import Path_, read_yaml
+
+Selection = Literal["last", "best_val", "best_test"]
+Level = Any  # a name, a number, a list or a mapping, as the field that varies wants it
+
+
+def _levels(value: Any) -> Any:
+    if not isinstance(value, list | dict):
+        raise ValueError(f"levels are a list, or a mapping of label to level, got {value!r}")
+    if not value:
+        raise ValueError("the list of levels is empty; a factor needs at least one level")
+    names = [str(level) for level in value]
+    if len(set(names)) < len(names):
+        raise ValueError(f"a level stands twice in {names}")
+    return value
+
+
+def _seeds(value: Any) -> Any:
+    numbers = value if isinstance(value, list) else [value]
+    if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers) or value == 0:
+        raise ValueError(f"seeds is a number of repetitions >= 1, or a list of indices >= 0, got {value!r}")
+    return value
+
+
+Levels = Annotated[list[Level] | dict[str, Level], BeforeValidator(_levels)]
+Seeds = Annotated[int | list[int], BeforeValidator(_seeds)]
+
+
+class Strict(BaseModel):
+    """Base: unknown keys are errors and nothing is converted silently."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Protocol(Strict):
+    """How a trial is boiled down to one number."""
+
+    selection: Selection = Field("last", description="Which epoch is reported: the last, the best on validation, or (leaks) the best on test.")
+    metric: str = Field("acc_top1", description="Test metric in the cells of a table unless its columns are metrics.")
+
+
+class TableSpec(Strict):
+    """One factorial design, one table of the paper."""
+
+    title: str = Field("", description="Caption title; the name of the table if empty.")
+    rows: dict[str, Levels] = Field(description="Dotted field of the trial configuration (or `arm`) -> its levels; several fields are crossed.")
+    columns: dict[str, Levels] = Field(description="As rows; or `metric` -> names of metrics, one column each.")
+    baseline: str | None = Field(None, description="Column that the others are compared with.")
+    set: dict[str, Any] = Field(default_factory=dict, description="Fields that differ from the defaults throughout this table.")
+    selection: Selection | None = Field(None, description="Overrides protocol.selection.")
+    metric: str | None = Field(None, description="Overrides protocol.metric.")
+
+    @field_validator("rows", "columns")
+    @classmethod
+    def _some_field(cls, value: dict[str, Levels]) -> dict[str, Levels]:
+        if not value:
+            raise ValueError("needs at least one field with its levels, e.g. backbone: [resnet8, resnet20]")
+        return value
+
+
+class Study(Strict):
+    """One study file."""
+
+    study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name of the study; letters, digits, _ and -.")
+    description: str = Field("", description="What it asks, in a sentence.")
+    protocol: Protocol = Protocol()
+    seeds: Seeds = Field(3, description="Number of repetitions (indices 0..n-1), or the list of indices.")
+    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Own names for datasets: name -> {source: ..., option: value}.")
+    defaults: dict[str, Any] = Field(description="Trial configuration that every cell starts from.")
+    arms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Named treatments: name -> fields that differ from the defaults.")
+    tables: dict[str, TableSpec] = Field(min_length=1, description="The tables of the study.")
+
+    def seed_indices(self, override: int | list[int] | None = None) -> list[int]:
+        """The repetition indices, from the study file or overridden by params.yaml."""
+        seeds = self.seeds if override is None else override
+        return list(range(seeds)) if isinstance(seeds, int) else sorted(set(seeds))
+
+
+class StudyFile:
+    """A study and where each of its keys stands.
+
+    Attributes:
+        study: the typed content.
+        path: the file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        raw, self._lines = read_yaml(path, "study file")
+        self.study = validate(Study, raw, self.locate)
+
+    def locate(self, path: Path_) -> str:
+        """'studies/quick.yaml:17: tables.backbones.rows' for a path of keys; the line of its nearest known parent."""
+        known = tuple(path)
+        while known and known not in self._lines:
+            known = known[:-1]
+        line = f":{self._lines[known]}" if known else ""
+        return f"{self.path}{line}: {dotted(path)}" if path else str(self.path)
+
+
+def load_study(name: str, folder: Path = Path("studies")) -> StudyFile:
+    """Read the study called `name`, or the file at the path `name`.
+
+    Raises:
+        ConfigError: no such study, or its file is wrong; every problem is named with its line.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.exists() and not name.endswith((".yaml", ".yml")):
+        known = [p.stem for p in folder.glob("*.yaml")]
+        raise UnknownNameError("study", name, known, where=str(folder), next_step=f"Add a file {folder}/{name}.yaml to declare one.")
+    file = StudyFile(path)
+    if path.parent == folder and file.study.study != path.stem:
+        raise ConfigError(f"{file.locate(('study',))}: the study calls itself {file.study.study!r} but its file is {path.name}. Make the two equal.")
+    return file

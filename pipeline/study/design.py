@@ -1,0 +1,254 @@
+"""Factorial expansion: a study file becomes tables of cells, each with its resolved configuration."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.registry import Registry
+from pipeline.study.config import StudyFile, TableSpec
+from pipeline.study.identity import canonical_json
+from pipeline.study.resolve import Layer, Resolver, Vocabulary, nested
+from pipeline.study.yaml_file import Path_
+
+METRICS = ("acc_top1", "acc_top5", "loss", "caam_energy", "cam_energy", "flat_energy")
+PLAIN_COLUMNS = ("time_train_s", "time_step_s", "time_total_s", "mem_peak_bytes")
+NOT_SCIENCE = ("seed", "seeds")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table before it exists.
+
+    Attributes:
+        row, column: labels.
+        row_levels, column_levels: field -> level as declared.
+        arm: name of the arm, or None in a table without arms.
+        metric: column of results/trials.parquet that is averaged.
+        config: resolved trial configuration.
+    """
+
+    row: str
+    column: str
+    row_levels: dict[str, Any]
+    column_levels: dict[str, Any]
+    arm: str | None
+    metric: str
+    config: dict[str, Any] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class TableDesign:
+    """One table: its cells in row-major order, and what its caption says."""
+
+    name: str
+    title: str
+    row_fields: list[str]
+    rows: list[str]
+    column_fields: list[str]
+    columns: list[str]
+    column_kind: str
+    baseline: str | None
+    selection: str
+    cells: list[Cell]
+    fixed: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Level:
+    label: str
+    value: Any
+    place: Path_
+
+
+def expand(file: StudyFile, vocabulary: Vocabulary) -> list[TableDesign]:
+    """All tables of a study, every cell resolved and checked.
+
+    Raises:
+        ConfigError: with the place in the study file.
+    """
+    resolver = Resolver(file, vocabulary)
+    resolver.resolve([Layer(file.study.defaults, ("defaults",)), *_filler(file)])
+    for arm in file.study.arms:
+        resolver.resolve([Layer(file.study.defaults, ("defaults",)), *_filler(file), Layer(file.study.arms[arm], ("arms", arm))])
+    return [_table(file, resolver, name, spec) for name, spec in file.study.tables.items()]
+
+
+def expand_datasets(file: StudyFile, datasets: Registry[Any]) -> list[dict[str, Any]]:
+    """The distinct resolved dataset components of a study, in order; looks at nothing else.
+
+    Raises:
+        ConfigError: with the place in the study file.
+    """
+    nothing: Registry[Any] = Registry("name", __name__)
+    resolver = Resolver(file, Vocabulary(datasets, nothing, nothing, nothing))
+    unique: dict[str, dict[str, Any]] = {}
+    for name, spec in file.study.tables.items():
+        sides = [*spec.rows.items()], [*spec.columns.items()]
+        factors = {
+            field_name: _levels(levels, ("tables", name, side, field_name))
+            for side, items in zip(("rows", "columns"), sides, strict=True)
+            for field_name, levels in items
+            if field_name == "arm" or field_name.split(".")[0] == "dataset"
+        }
+        for levels in _cross(factors):
+            component = resolver.resolve_dataset(_layers(file, name, spec, levels))
+            unique.setdefault(canonical_json(component), component)
+    return list(unique.values())
+
+
+def _filler(file: StudyFile) -> list[Layer]:
+    """The first level of dataset and backbone of the first table, so that defaults and arms can be checked by themselves."""
+    layers = []
+    name, table = next(iter(file.study.tables.items()))
+    for side in ("rows", "columns"):
+        for field_name, levels in getattr(table, side).items():
+            if field_name in ("dataset", "backbone") and field_name not in file.study.defaults:
+                level = _levels(levels, ("tables", name, side, field_name))[0]
+                layers.append(Layer({field_name: level.value}, level.place, field_name))
+    return layers
+
+
+def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> TableDesign:
+    base: Path_ = ("tables", name)
+    selection = spec.selection or file.study.protocol.selection
+    metric = _metric_column(spec.metric or file.study.protocol.metric, selection, file, (*base, "metric") if spec.metric else ("protocol", "metric"))
+    by_metric = "metric" in spec.columns
+    if by_metric and len(spec.columns) > 1:
+        raise ConfigError(f"{file.locate((*base, 'columns'))}: `metric` columns cannot be crossed with other fields; give them as rows.")
+    if "metric" in spec.rows:
+        raise ConfigError(f"{file.locate((*base, 'rows', 'metric'))}: `metric` belongs under columns.")
+    doubled = set(spec.rows) & set(spec.columns)
+    if doubled:
+        raise ConfigError(f"{file.locate((*base, 'columns'))}: {sorted(doubled)[0]!r} is in the rows already.")
+
+    rows = _cross({f: _levels(v, (*base, "rows", f)) for f, v in spec.rows.items()})
+    columns = _cross({f: _levels(v, (*base, "columns", f)) for f, v in spec.columns.items()})
+    labels = [_label(column) for column in columns]
+    if spec.baseline is not None and (by_metric or spec.baseline not in labels):
+        known = [] if by_metric else labels
+        raise UnknownNameError("baseline column", spec.baseline, known, where=file.locate((*base, "baseline")))
+
+    cells = []
+    for row, column in itertools.product(rows, columns):
+        levels = {**row, **({} if by_metric else column)}
+        arm = levels.get("arm")
+        cell_metric = _metric_column(str(column["metric"].value), selection, file, column["metric"].place) if by_metric else metric
+        cells.append(
+            Cell(
+                row=_label(row),
+                column=_label(column),
+                row_levels={f: level.value for f, level in row.items()},
+                column_levels={f: level.value for f, level in column.items()},
+                arm=None if arm is None else str(arm.value),
+                metric=cell_metric,
+                config=resolver.resolve(_layers(file, name, spec, levels)),
+            )
+        )
+    return TableDesign(
+        name=name,
+        title=spec.title or name.replace("_", " "),
+        row_fields=list(spec.rows),
+        rows=[_label(row) for row in rows],
+        column_fields=list(spec.columns),
+        columns=labels,
+        column_kind="metric" if by_metric else "level",
+        baseline=spec.baseline,
+        selection=selection,
+        cells=cells,
+        fixed=_fixed(cells, {*spec.rows, *spec.columns}),
+    )
+
+
+def _layers(file: StudyFile, name: str, spec: TableSpec, levels: dict[str, _Level]) -> list[Layer]:
+    """What a cell is made of, from the bottom up: defaults, the table's own settings, its arm, its other levels."""
+    layers = [Layer(file.study.defaults, ("defaults",))]
+    layers += [Layer(nested(key, value), ("tables", name, "set", key), key) for key, value in spec.set.items()]
+    for field_name, level in levels.items():
+        if field_name in NOT_SCIENCE:
+            raise ConfigError(f"{file.locate(level.place)}: seeds are repetitions, not a factor; set `seeds:` of the study.")
+        if field_name == "arm":
+            arm = str(level.value)
+            if arm not in file.study.arms:
+                raise UnknownNameError("arm", arm, file.study.arms, where=file.locate(level.place), next_step="Declare it under `arms:`.")
+            layers.append(Layer(file.study.arms[arm], ("arms", arm)))
+    return layers + [Layer(nested(f, level.value), level.place, f) for f, level in levels.items() if f != "arm"]
+
+
+def _levels(levels: Any, place: Path_) -> list[_Level]:
+    if isinstance(levels, dict):
+        return [_Level(str(label), value, (*place, label)) for label, value in levels.items()]
+    return [_Level(level_label(value), value, (*place, index)) for index, value in enumerate(levels)]
+
+
+def _cross(factors: dict[str, list[_Level]]) -> list[dict[str, _Level]]:
+    return [dict(zip(factors, combination, strict=True)) for combination in itertools.product(*factors.values())]
+
+
+def _label(levels: dict[str, _Level]) -> str:
+    return " · ".join(level.label for level in levels.values())
+
+
+def level_label(value: Any) -> str:
+    """How a level reads in a table: 'resnet8', '0.3', 'cutmix + label_smoothing', 'cutout(size=8)'."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " + ".join(level_label(item) for item in value) or "none"
+    if isinstance(value, dict):
+        if "name" in value:
+            value = {value["name"]: {k: v for k, v in value.items() if k != "name"}}
+        parts = []
+        for name, options in value.items():
+            if isinstance(options, dict):
+                inside = ", ".join(f"{k}={level_label(v)}" for k, v in options.items())
+                parts.append(f"{name}({inside})" if inside else str(name))
+            else:
+                parts.append(f"{name}={level_label(options)}")
+        return " + ".join(parts)
+    return str(value)
+
+
+def _metric_column(name: str, selection: str, file: StudyFile, place: Path_) -> str:
+    """'metric_test_acc_top1_last' from 'acc_top1', 'test/acc_top1' or 'val/loss'; times and memory as they are."""
+    split, _, bare = name.rpartition("/")
+    split = split or "test"
+    if name in PLAIN_COLUMNS:
+        return name
+    if bare not in METRICS or split not in ("test", "val"):
+        raise UnknownNameError("metric", name, [*METRICS, *PLAIN_COLUMNS], where=file.locate(place), next_step="Prefix val/ for the validation split.")
+    return f"metric_{split}_{bare}_{selection}"
+
+
+def _fixed(cells: list[Cell], varied: set[str]) -> dict[str, Any]:
+    """What a caption says of a table's cells when it is the same in all of them."""
+    facts = {
+        "dataset": lambda c: c["dataset"]["name"],
+        "backbone": lambda c: c["backbone"]["name"],
+        "loss": lambda c: loss_label(c),
+        "regularizers": lambda c: regularizers_label(c),
+        "epochs": lambda c: c["epochs"],
+        "batch_size": lambda c: c["batch_size"],
+        "optimizer": lambda c: f"{c['optimizer']['name']}, lr {c['optimizer']['lr']:g}, weight decay {c['optimizer']['weight_decay']:g}",
+        "schedule": lambda c: c["schedule"]["name"],
+    }
+    fixed = {}
+    for name, fact in facts.items():
+        values = {str(fact(cell.config)) for cell in cells}
+        if len(values) == 1 and name not in varied:
+            fixed[name] = fact(cells[0].config)
+    return fixed
+
+
+def loss_label(config: dict[str, Any]) -> str:
+    """'ce + 1 cam' for the terms of a loss."""
+    return " + ".join(name if term["weight"] == 1 else f"{term['weight']:g} {name}" for name, term in config["loss"].items())
+
+
+def regularizers_label(config: dict[str, Any]) -> str:
+    """'cutmix + label_smoothing', or 'none'."""
+    return " + ".join(component["name"] for component in config["regularizers"]) or "none"

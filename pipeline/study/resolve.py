@@ -1,0 +1,264 @@
+"""From a study's layers (defaults, table, arm, levels) to one canonical trial configuration, every default filled in."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.errors import ConfigError, did_you_mean
+from pipeline.registry import Registry
+from pipeline.study.config import StudyFile
+from pipeline.study.trial_config import TrialConfig
+from pipeline.study.validate import check_ranges, fill_options, validate
+from pipeline.study.yaml_file import Path_
+
+TERM_DEFAULTS: dict[str, Any] = {"weight": 1.0, "start_epoch": 0}
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The registered names that a study may use."""
+
+    datasets: Registry[Any]
+    backbones: Registry[Any]
+    losses: Registry[Any]
+    regularizers: Registry[Any]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Fields that one place of the study file sets.
+
+    Attributes:
+        values: nested fields of the trial configuration.
+        place: path of `values` in the study file.
+        field: dotted field when `values` came from one level of a factor: then the whole of it stands at `place`.
+    """
+
+    values: dict[str, Any]
+    place: Path_
+    field: str = ""
+
+
+class Resolver:
+    """Turns layers into canonical configurations, and errors into places of the study file.
+
+    Args:
+        file: the study.
+        vocabulary: registered names.
+    """
+
+    def __init__(self, file: StudyFile, vocabulary: Vocabulary) -> None:
+        self.file, self.vocabulary = file, vocabulary
+
+    def resolve(self, layers: list[Layer]) -> dict[str, Any]:
+        """The canonical configuration of these layers, later ones on top.
+
+        Canonical means: defaults filled in, numbers in the type of their field, loss terms of weight 0 left out (they are not
+        computed, so weight 0 is the same trial as no such term).
+
+        Raises:
+            ConfigError: unknown key or name, wrong type or range; names the place in the study file.
+        """
+        merged, locate = self._merge(layers)
+        merged["dataset"] = self._dataset(self._required(merged, "dataset"), locate)
+        self._required(merged, "backbone")
+        merged["backbone"] = self._component(self.vocabulary.backbones, merged["backbone"], locate, ("backbone",))
+        merged["loss"] = self._loss(merged.get("loss") or {"ce": {}}, locate)
+        merged["regularizers"] = [
+            self._component(self.vocabulary.regularizers, {"name": name, **(options or {})}, locate, ("regularizers", name))
+            for name, options in (merged.get("regularizers") or {}).items()
+        ]
+        for component in merged["regularizers"]:
+            options = {key: value for key, value in component.items() if key != "name"}
+            check_ranges(self.vocabulary.regularizers, component["name"], options, lambda _, c=component: locate(("regularizers", c["name"])))  # type: ignore[misc]
+        config = validate(TrialConfig, merged, locate)
+        self._check_terms(config, locate)
+        return config.to_dict()
+
+    def resolve_dataset(self, layers: list[Layer]) -> dict[str, Any]:
+        """Only the dataset component of these layers."""
+        merged, locate = self._merge([Layer({k: v for k, v in x.values.items() if k == "dataset"}, x.place, x.field) for x in layers])
+        return self._dataset(self._required(merged, "dataset"), locate)
+
+    def _merge(self, layers: list[Layer]) -> tuple[dict[str, Any], Callable[[Path_], str]]:
+        merged: dict[str, Any] = {}
+        for layer in layers:
+            if not isinstance(layer.values, dict):
+                raise ConfigError(f"{self.file.locate(layer.place)}: expected a mapping of fields, got {layer.values!r}.")
+            merged = merge(merged, {key: self._normal(key, value, layer) for key, value in layer.values.items()})
+        return merged, lambda path: self._locate(layers, path)
+
+    def _required(self, merged: dict[str, Any], key: str) -> dict[str, Any]:
+        if not merged.get(key):
+            raise ConfigError(f"{self.file.locate(('defaults',))}: {key!r} is set neither in the defaults nor by the table. Add `{key}: <name>`.")
+        return merged[key]  # type: ignore[no-any-return]
+
+    # --- one field at a time -----------------------------------------------------------------------------------------------------
+
+    def _normal(self, key: str, value: Any, layer: Layer) -> Any:
+        """The long form of a shorthand: components as {"name": ...}, regularizers as an ordered mapping name -> options."""
+        if key in ("dataset", "backbone") and isinstance(value, str):
+            return {"name": value}
+        if key in ("dataset", "backbone") and not isinstance(value, dict):
+            raise ConfigError(f"{self._locate([layer], (key,))}: expected a name or a mapping with `name`, got {value!r}.")
+        if key == "loss" and isinstance(value, str):
+            return {value: {}}
+        if key == "loss" and not isinstance(value, dict):
+            raise ConfigError(f"{self._locate([layer], (key,))}: expected a mapping of loss name to options, e.g. cam: {{weight: 1.0}}, got {value!r}.")
+        if key == "regularizers":
+            return self._regularizers(value, layer)
+        return value
+
+    def _regularizers(self, value: Any, layer: Layer) -> Any:
+        if value is None or value == "none":
+            return Replace({})
+        if isinstance(value, str):
+            return Replace({value: {}})
+        if isinstance(value, list):
+            chosen: dict[str, Any] = {}
+            for item in value:
+                name, options = (item, {}) if isinstance(item, str) else _single(item)
+                if name is None:
+                    raise ConfigError(
+                        f"{self._locate([layer], ('regularizers',))}: a regularizer is a name or {{name: {{option: value}}}}, got {item!r}."
+                    )
+                if name in chosen:
+                    raise ConfigError(f"{self._locate([layer], ('regularizers',))}: {name!r} stands twice; list each regularizer once.")
+                chosen[name] = options
+            return Replace({name: options for name, options in chosen.items() if name != "none"})
+        if isinstance(value, dict):
+            return Replace(value) if layer.field == "regularizers" else value
+        raise ConfigError(f"{self._locate([layer], ('regularizers',))}: expected a name, a list or a mapping of regularizers, got {value!r}.")
+
+    def _dataset(self, component: dict[str, Any], locate: Callable[[Path_], str]) -> dict[str, Any]:
+        name = component.get("name")
+        declared = self.file.study.datasets.get(str(name))
+        options = {key: value for key, value in component.items() if key != "name"}
+        if declared is not None:
+            base = ("datasets", str(name))
+            if "source" not in declared:
+                raise ConfigError(f"{self.file.locate(base)}: 'source' is missing. Known: {', '.join(self.vocabulary.datasets.names())}.")
+            source = declared["source"]
+            own = set(declared) - {"source"} - set(options)
+            options = {**{key: value for key, value in declared.items() if key != "source"}, **options}
+
+            def place(path: Path_) -> str:
+                if path and path[0] not in own:
+                    return locate(("dataset", *path))
+                return self.file.locate((*base, *path) if path else (*base, "source"))
+        else:
+            source = options.pop("source", name)
+
+            def place(path: Path_) -> str:
+                return locate(("dataset", *path))
+
+            if source not in self.vocabulary.datasets and self.file.study.datasets:
+                known = [*self.vocabulary.datasets.names(), *self.file.study.datasets]
+                raise ConfigError(f"{place(())}: unknown dataset {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.")
+        return {"name": str(name), "source": source, **fill_options(self.vocabulary.datasets, source, options, place)}
+
+    def _component(self, registry: Registry[Any], component: dict[str, Any], locate: Callable[[Path_], str], base: Path_) -> dict[str, Any]:
+        options = {key: value for key, value in component.items() if key != "name"}
+        name = component.get("name")
+        if name is None:
+            raise ConfigError(f"{locate(base)}: 'name' is missing. Known: {', '.join(registry.names())}.")
+        return {"name": name, **fill_options(registry, name, options, lambda path: locate((*base, *path)))}
+
+    def _loss(self, terms: dict[str, Any], locate: Callable[[Path_], str]) -> dict[str, Any]:
+        resolved = {}
+        for name, given in terms.items():
+            if given is None:
+                continue  # `ce: null` in an arm takes the term of the defaults away
+            if not isinstance(given, dict):
+                raise ConfigError(f"{locate(('loss', name))}: expected a mapping of options such as {{weight: 1.0}}, got {given!r}.")
+            common = {**TERM_DEFAULTS, **{key: value for key, value in given.items() if key in TERM_DEFAULTS}}
+            self._check_common(name, common, locate)
+            own = {key: value for key, value in given.items() if key not in TERM_DEFAULTS}
+            here = ("loss", name)
+            for key in own:
+                known = [*self.vocabulary.losses.get(name, where=locate(here)).options, *TERM_DEFAULTS]
+                if key not in known:
+                    raise ConfigError(f"{locate((*here, key))}: loss {name!r} has no option {key!r}.{did_you_mean(key, known)} Known: {', '.join(sorted(known))}.")
+            options = fill_options(self.vocabulary.losses, name, own, lambda path, h=here: locate((*h, *path)))  # type: ignore[misc]
+            check_ranges(self.vocabulary.losses, name, options, lambda _, h=here: locate(h))  # type: ignore[misc]
+            if common["weight"] != 0:
+                resolved[name] = {"weight": float(common["weight"]), "start_epoch": common["start_epoch"], **options}
+        return resolved
+
+    def _check_common(self, name: str, common: dict[str, Any], locate: Callable[[Path_], str]) -> None:
+        weight, start = common["weight"], common["start_epoch"]
+        if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
+            raise ConfigError(f"{locate(('loss', name, 'weight'))}: weight must be a number >= 0, got {weight!r}.")
+        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
+            raise ConfigError(f"{locate(('loss', name, 'start_epoch'))}: start_epoch must be a whole number >= 0, got {start!r}.")
+
+    def _check_terms(self, config: TrialConfig, locate: Callable[[Path_], str]) -> None:
+        if not any(term["start_epoch"] == 0 for term in config.loss.values()):
+            raise ConfigError(f"{locate(('loss',))}: no loss term is active at epoch 0, so there is nothing to train. Give one term start_epoch: 0 and weight > 0.")
+        for name, term in config.loss.items():
+            if term["start_epoch"] >= config.epochs:
+                raise ConfigError(
+                    f"{locate(('loss', name, 'start_epoch'))}: {name!r} starts at epoch {term['start_epoch']} (counted from 0) "
+                    f"but the trial has {config.epochs} epochs, so it would never act. Lower start_epoch or raise epochs."
+                )
+
+    def _locate(self, layers: list[Layer], path: Path_) -> str:
+        """The place in the study file of a field: the last layer that sets it, or sets the longest part of it."""
+        best, depth = layers[0].place if layers else (), -1
+        for layer in layers:
+            got = _depth(layer.values, path)
+            if got and got >= depth:
+                depth = got
+                best = layer.place if layer.field else (*layer.place, *path[:got])
+        rest = path[max(depth, 0) :]
+        place = self.file.locate(best)
+        missing = ".".join(map(str, rest))
+        return f"{place}.{missing}" if missing and depth >= 0 else place if depth >= 0 else f"{self.file.locate(('defaults',))}.{missing}"
+
+
+class Replace(dict[str, Any]):
+    """A mapping that takes the place of what it is merged onto."""
+
+
+def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
+    """`top` laid over `base`: mappings are merged, everything else, and a component that is named anew, is replaced."""
+    result = dict(base)
+    for key, value in top.items():
+        old = result.get(key)
+        renamed = isinstance(value, dict) and "name" in value and isinstance(old, dict) and old.get("name") != value["name"] and key in ("dataset", "backbone")
+        if isinstance(value, dict) and isinstance(old, dict) and not isinstance(value, Replace) and not renamed:
+            result[key] = merge(old, value)
+        else:
+            result[key] = copy.deepcopy(dict(value)) if isinstance(value, dict) else value
+    return result
+
+
+def nested(field: str, value: Any) -> dict[str, Any]:
+    """{'loss': {'cam': {'weight': 1}}} from 'loss.cam.weight' and 1."""
+    for part in reversed(field.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _single(item: Any) -> tuple[str | None, Any]:
+    if isinstance(item, dict) and len(item) == 1:
+        name, options = next(iter(item.items()))
+        if options is None or isinstance(options, dict):
+            return name, options or {}
+    return None, None
+
+
+def _depth(values: Any, path: Path_) -> int:
+    """How many leading parts of `path` exist in `values`."""
+    depth = 0
+    for part in path:
+        if isinstance(values, dict) and part in values:
+            values, depth = values[part], depth + 1
+        elif isinstance(values, list) and part in values:  # a regularizer given by its bare name
+            return depth + 1
+        else:
+            return depth
+    return depth

@@ -1,0 +1,1 @@
+"""Kinds of trials: what is built, trained and measured."""

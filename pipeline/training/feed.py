@@ -1,0 +1,98 @@
+"""From a prepared dataset to batches on the device. Letters: B batch, N images, H W image, C channels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.batch import Batch, Target
+from pipeline.training.augment import crop_flip
+from pipeline.data.image_data import ImageData, Split
+from pipeline.study.trial_config import Augment
+
+RESIDENT_SHARE = 0.5  # of the free device memory that images may take before they stay on the host
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        # The arrays are memory-mapped read-only on purpose (many trials share the pages) and nothing writes to them.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+class SplitFeed:
+    """The images of one split as uint8 on the device where they fit, else on the host and copied batch by batch.
+
+    Args:
+        split: the split.
+        mean, std: channel statistics of pixels scaled to [0, 1], for normalisation.
+        device: where batches are wanted.
+    """
+
+    def __init__(self, split: Split, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> None:
+        self.device = device
+        image_NHWC = _tensor(split.image_NHWC)
+        if device.type == "cuda" and image_NHWC.nbytes < RESIDENT_SHARE * torch.cuda.mem_get_info(device)[0]:
+            image_NHWC = image_NHWC.to(device)
+        self.image_NHWC = image_NHWC
+        self.label_N = _tensor(split.label_N).to(device)
+        self.mask_NHW = None if split.mask_NHW is None else _tensor(split.mask_NHW)
+        self._shift_C = torch.tensor(mean, device=device) * 255
+        self._scale_C = torch.tensor(std, device=device).mul(255).reciprocal()
+
+    def __len__(self) -> int:
+        return len(self.label_N)
+
+    def images(self, index_B: Tensor | slice) -> Tensor:
+        """image_BHWC as uint8 on the device."""
+        index = index_B.to(self.image_NHWC.device) if isinstance(index_B, Tensor) else index_B
+        return self.image_NHWC[index].to(self.device, non_blocking=True)
+
+    def normalise(self, image_BHWC: Tensor) -> Tensor:
+        """image_BCHW as float32 with mean 0 and standard deviation 1 a channel; its memory is channels-last."""
+        return image_BHWC.float().sub_(self._shift_C).mul_(self._scale_C).permute(0, 3, 1, 2)
+
+
+class TrainFeed(SplitFeed):
+    """Shuffled, augmented training batches; every random draw comes from the two generators given.
+
+    Args:
+        order: CPU generator of the data order.
+        augment_rng: generator of the augmentation, on the device.
+    """
+
+    def __init__(
+        self,
+        data: ImageData,
+        device: torch.device,
+        *,
+        batch_size: int,
+        augment: Augment,
+        order: torch.Generator,
+        augment_rng: torch.Generator,
+    ) -> None:
+        super().__init__(data.split("train"), data.mean, data.std, device)
+        # A last, smaller batch is dropped so that every step weighs the same; a split smaller than one batch is one batch.
+        self.batch_size = min(batch_size, len(self))
+        self.augment, self.order, self.augment_rng = augment, order, augment_rng
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Number of batches in an epoch."""
+        return len(self) // self.batch_size
+
+    def epoch(self) -> Iterator[Batch]:
+        """The batches of one epoch in a fresh order."""
+        order_N = torch.randperm(len(self), generator=self.order)
+        if self.image_NHWC.device.type == "cuda":
+            order_N = order_N.to(self.device)
+        for step in range(self.steps_per_epoch):
+            index_B = order_N[step * self.batch_size : (step + 1) * self.batch_size]
+            image_BHWC = crop_flip(
+                self.images(index_B), padding=self.augment.crop_padding, flip=self.augment.flip, generator=self.augment_rng
+            )
+            yield Batch(self.normalise(image_BHWC), Target(self.label_N[index_B.to(self.device)]))

@@ -1,0 +1,175 @@
+"""The training loop: read it from top to bottom. Letters: B batch, C channels, H W image, K classes."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from pipeline.batch import Batch, LossInputs
+from pipeline.data.image_data import ImageData
+from pipeline.errors import DivergedError
+from pipeline.regularizers import Regularizer
+from pipeline.study.trial_config import TrialConfig
+from pipeline.training.evaluate import evaluate
+from pipeline.training.feed import SplitFeed, TrainFeed
+from pipeline.training.objective import Objective
+from pipeline.training.optim import build_optimizer, lr_factor, set_lr
+
+CHECK_EVERY = 100  # steps between looks at the loss: a look waits for the GPU
+
+
+@dataclass
+class Fit:
+    """What a training run leaves behind.
+
+    Attributes:
+        history: one row an epoch: `epoch` (from 1), `metric_train_*`, `metric_val_*`, `metric_test_*`, `metric_lr`, `time_*`.
+        best_val_epoch: epoch (from 1) with the highest validation accuracy, the earliest of equals; None without a validation split.
+        best_state: weights after that epoch, on the CPU, if asked for.
+        train_s: seconds spent in training steps.
+        steps: number of training steps.
+    """
+
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_val_epoch: int | None = None
+    best_state: dict[str, Tensor] | None = None
+    train_s: float = 0.0
+    steps: int = 0
+
+
+def fit(
+    model: nn.Module,
+    data: ImageData,
+    settings: TrialConfig,
+    regularizers: list[tuple[Regularizer, torch.Generator]],
+    *,
+    device: torch.device,
+    order: torch.Generator,
+    augment: torch.Generator,
+    on_epoch: Callable[[dict[str, Any]], None],
+    keep_best: bool = False,
+) -> tuple[nn.Module, Fit]:
+    """Train `model` in place by the settings of a trial; returns the model to be kept (the EMA copy when there is one).
+
+    Args:
+        model: a backbone on `device`.
+        regularizers: applied to each batch in this order, each with its own generator.
+        order, augment: generators of the data order (CPU) and of crop and flip (device).
+        on_epoch: called with each finished row of the history.
+        keep_best: keep a copy of the weights of the best validation epoch.
+
+    Raises:
+        DivergedError: the loss stopped being finite; names the first such step.
+    """
+    result = Fit()
+    train = TrainFeed(
+        data, device, batch_size=settings.batch_size, augment=settings.augment, order=order, augment_rng=augment
+    )
+    val = SplitFeed(data.split("val"), data.mean, data.std, device)
+    test = SplitFeed(data.split("test"), data.mean, data.std, device)
+    autocast = autocast_for(settings.precision, device)
+    objective = Objective(settings.loss)
+    optimizer = build_optimizer(model, settings.optimizer)
+    averaged = None if settings.ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
+    evaluated = model if averaged is None else averaged.module
+    best_val = -math.inf
+
+    for epoch in range(settings.epochs):
+        started = time.perf_counter()
+        model.train()
+        terms = LossMeter(first_step=result.steps, epoch=epoch)
+        for batch in train.epoch():
+            factor = lr_factor(
+                result.steps, steps_per_epoch=train.steps_per_epoch, epochs=settings.epochs, schedule=settings.schedule
+            )
+            set_lr(optimizer, settings.optimizer.lr * factor)
+            for regularizer, generator in regularizers:
+                batch = regularizer.on_batch(batch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            values = losses_of(model, batch, objective, epoch, autocast)
+            values["total"].backward()
+            if settings.grad_clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+            optimizer.step()
+            if averaged is not None:
+                averaged.update_parameters(model)
+            terms.add(values)
+            result.steps += 1
+        row: dict[str, Any] = {"epoch": epoch + 1, **terms.means()}
+        row["metric_lr"] = optimizer.param_groups[0]["lr"]
+        row["time_train_s"] = time.perf_counter() - started
+        result.train_s += row["time_train_s"]
+
+        row |= {f"metric_val_{name}": value for name, value in evaluate(evaluated, val, autocast).items()}
+        is_best = row.get("metric_val_acc_top1", -math.inf) > best_val  # never, without a validation split
+        if is_best:
+            best_val, result.best_val_epoch = row["metric_val_acc_top1"], epoch + 1
+            if keep_best:
+                result.best_state = {name: value.detach().cpu().clone() for name, value in evaluated.state_dict().items()}
+        if settings.evaluate_test == "each_epoch" or is_best or epoch + 1 == settings.epochs:
+            row |= {f"metric_test_{name}": value for name, value in evaluate(evaluated, test, autocast).items()}
+        row["time_epoch_s"] = time.perf_counter() - started
+        result.history.append(row)
+        on_epoch(row)
+    return evaluated, result
+
+
+def losses_of(
+    model: nn.Module, batch: Batch, objective: Objective, epoch: int, autocast: Callable[[], contextlib.AbstractContextManager[object]]
+) -> dict[str, Tensor]:
+    """Terms of the loss of one batch, and their weighted 'total'."""
+    with autocast():
+        feature_map_BCHW = model.forward_features(batch.image_BCHW)
+        logits_BK = model.forward_head(feature_map_BCHW)
+        return objective(LossInputs(feature_map_BCHW, logits_BK, model.classifier_weight_KC, batch.target), epoch)
+
+
+def autocast_for(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[object]]:
+    """A factory of the autocast context: bfloat16 where asked for, or by default on CUDA; else float32."""
+    if precision == "bfloat16" or (precision == "auto" and device.type == "cuda"):
+        return lambda: torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext
+
+
+class LossMeter:
+    """Means of the loss terms over an epoch, kept on the device; looks for non-finite values every `CHECK_EVERY` steps."""
+
+    def __init__(self, first_step: int, epoch: int) -> None:
+        self.first_step, self.epoch = first_step, epoch
+        self.totals: list[Tensor] = []
+        self.checked = 0
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, values: dict[str, Tensor]) -> None:
+        """Count the terms of one step.
+
+        Raises:
+            DivergedError: a total since the last look was not finite.
+        """
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0) + value.detach().double()
+        self.totals.append(values["total"].detach())
+        if len(self.totals) - self.checked >= CHECK_EVERY:
+            self._check()
+
+    def means(self) -> dict[str, float]:
+        """`metric_train_loss` (the weighted total) and `metric_train_<term>` (unweighted), averaged over the epoch's steps."""
+        self._check()
+        steps = len(self.totals)
+        return {f"metric_train_{'loss' if name == 'total' else name}": float(value) / steps for name, value in self.sums.items()}
+
+    def _check(self) -> None:
+        recent = torch.stack(self.totals[self.checked :])
+        bad = (~torch.isfinite(recent)).nonzero()
+        if len(bad):
+            first = int(bad[0])
+            raise DivergedError(self.first_step + self.checked + first, self.epoch, float(recent[first]))
+        self.checked = len(self.totals)

@@ -1,0 +1,160 @@
+"""Run one trial: from a resolved specification and prepared data to a record. No Ray and no MLflow from here down."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import platform
+import resource
+import sys
+import time
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from pipeline.data.image_data import ImageData
+from pipeline.errors import DivergedError
+from pipeline.store.records import Record
+from pipeline.study.spec import TrialSpec
+from pipeline.tasks.classification import derived_seeds, train_classifier
+from pipeline.training.loop import Fit
+
+
+class Sink(Protocol):
+    """Where a running trial reports to.
+
+    Attributes:
+        weights: which weights it wants: 'none', 'last' or 'best'.
+    """
+
+    weights: str
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """One finished row of the history."""
+
+    def save_weights(self, state: dict[str, Tensor]) -> None:
+        """The weights asked for, on the CPU, once at the end."""
+
+
+class NullSink:
+    """Listens to nothing and keeps no weights."""
+
+    weights = "none"
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """Ignore."""
+
+    def save_weights(self, state: dict[str, Tensor]) -> None:
+        """Ignore."""
+
+
+def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = "cpu", sink: Sink | None = None) -> Record:
+    """Train and evaluate one trial. The same specification and data give the same metrics, bit for bit, on one kind of CPU.
+
+    Args:
+        spec: resolved trial.
+        data: its prepared dataset.
+        device: torch device.
+        sink: told of each epoch while it runs; None: nobody is.
+
+    Returns:
+        Record with state 'complete', or 'failed' with reason and step when the loss stopped being finite.
+
+    Raises:
+        Exception: whatever a method's own code raises; the caller decides what becomes of the study.
+    """
+    device, sink = torch.device(device), sink or NullSink()
+    started = time.perf_counter()
+    devices = [device] if device.type == "cuda" else []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        torch.backends.cudnn.benchmark = True
+    row: dict[str, Any] = {
+        "trial_id": spec.trial_id,
+        "cell_id": spec.cell_id,
+        "state": "complete",
+        "reason": "",
+        "failure": "",
+        "seed": spec.seed,
+        **derived_seeds(spec),
+        **environment(device),
+    }
+    history: list[dict[str, Any]] = []
+
+    def on_epoch(epoch_row: dict[str, Any]) -> None:
+        history.append(epoch_row)
+        sink.epoch(epoch_row)
+
+    with torch.random.fork_rng(devices=devices):
+        try:
+            model, fitted = train_classifier(spec, data, device, on_epoch, keep_best=sink.weights == "best")
+        except DivergedError as error:
+            row |= {"state": "failed", "reason": str(error), "failure": "diverged"}
+        else:
+            row |= summarise(fitted)
+            last = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+            row["weights_sha256"] = weights_digest(last)
+            if sink.weights != "none":
+                sink.save_weights(last if sink.weights == "last" else fitted.best_state or last)
+    row["time_total_s"] = time.perf_counter() - started
+    row["mem_peak_bytes"] = peak_memory(device)
+    return Record(row, history=history)
+
+
+def summarise(fitted: Fit) -> dict[str, Any]:
+    """Metrics of a finished training run under each selection rule.
+
+    `_last`: after the last epoch; `_best_val`: at the epoch with the best validation accuracy; `_best_test`: at the epoch with the
+    best test accuracy, which no honest protocol selects by, kept for comparison with papers that did.
+    """
+    last = fitted.history[-1]
+    by_epoch = {row["epoch"]: row for row in fitted.history}
+    chosen = {"last": last}
+    if fitted.best_val_epoch is not None:
+        chosen["best_val"] = by_epoch[fitted.best_val_epoch]
+    if all("metric_test_acc_top1" in row for row in fitted.history):
+        chosen["best_test"] = max(fitted.history, key=lambda row: row["metric_test_acc_top1"])
+    metrics = {
+        f"{name}_{rule}": value
+        for rule, row in chosen.items()
+        for name, value in row.items()
+        if name.startswith(("metric_test_", "metric_val_")) and math.isfinite(value)
+    }
+    metrics |= {f"{name}_last": value for name, value in last.items() if name.startswith("metric_train_")}
+    return metrics | {
+        "best_val_epoch": fitted.best_val_epoch,
+        "epochs_done": len(fitted.history),
+        "time_train_s": fitted.train_s,
+        "time_step_s": fitted.train_s / fitted.steps,
+    }
+
+
+def weights_digest(state: dict[str, Tensor]) -> str:
+    """sha256 over names, shapes and bytes: equal digests mean equal weights, bit for bit."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        digest.update(f"{name}{tuple(state[name].shape)}{state[name].dtype}".encode())
+        digest.update(state[name].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Where a trial ran: recorded, never part of its identity."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    return {
+        "env_device": device.type,
+        "env_device_name": name,
+        "env_torch": torch.__version__,
+        "env_python": platform.python_version(),
+        "env_host": platform.node(),
+        "env_threads": torch.get_num_threads(),
+    }
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that tensors took on a GPU since the trial began; on a CPU the most this process ever took."""
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

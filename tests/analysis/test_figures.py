@@ -1,0 +1,170 @@
+"""Curves and figures: what is drawn, what is left out and said, and the same bytes every time."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline.analysis.curves import accuracy_curves, curves_csv
+from pipeline.analysis.figures import accuracy_over_epochs, is_sweep, save_figure, sweep, write_curves, write_figures
+from pipeline.analysis.tables import build_table
+
+
+def _note(figure) -> str:
+    return " ".join(figure.get_supxlabel().split())
+
+
+def test_curves_are_means_over_seeds_of_validation_accuracy(arms, make_history):
+    """Each curve is the mean and sample SD over the cell's seeds; cells with a missing seed are named, not drawn."""
+    spec, trials = arms
+    history = make_history(trials)
+    curves, incomplete = accuracy_curves(spec, history, trials)
+    assert [curve.label for curve in curves] == ["resnet8/ce", "resnet8/cam", "wrn_10_1/ce", "vit_tiny/ce"]
+    assert incomplete == ["wrn_10_1/cam", "vit_tiny/cam"]
+    frame = history.to_pandas().pivot(index="epoch", columns="trial_id", values="metric_val_acc_top1")[["t000", "t001", "t002"]]
+    assert curves[0].epochs == tuple(range(1, 9))
+    assert np.allclose(curves[0].mean, frame.mean(axis=1))
+    assert np.allclose(curves[0].sd, frame.std(axis=1, ddof=1))
+
+
+@pytest.mark.parametrize("absent", ["null", "column"])
+def test_curves_fall_back_to_test_accuracy(arms, make_history, absent):
+    """Without validation accuracy, be its column empty or absent, the curves show the test split and the axis says so."""
+    spec, trials = arms
+    history = make_history(trials, val=False)
+    if absent == "column":
+        history = history.drop_columns(["metric_val_acc_top1"])
+    else:
+        position = history.column_names.index("metric_val_acc_top1")
+        history = history.set_column(position, "metric_val_acc_top1", pa.nulls(history.num_rows))
+    assert {curve.split for curve in accuracy_curves(spec, history, trials)[0]} == {"test"}
+    assert accuracy_over_epochs(spec, history, trials).axes[0].get_ylabel() == "test accuracy (%)"
+
+
+def test_curves_keep_the_epochs_that_all_seeds_have(make_spec, make_trials, make_history):
+    """A seed that stopped early shortens its cell's curve: no epoch is averaged over a part of the seeds."""
+    spec = make_spec(["a"], ["ce"], [0, 1])
+    trials = make_trials(spec, {("a", "ce"): [0.5, 0.6]})
+    history = make_history(trials)
+    shortened = history.filter(
+        [not (t == "t001" and e > 5) for t, e in zip(history["trial_id"].to_pylist(), history["epoch"].to_pylist(), strict=True)]
+    )
+    assert accuracy_curves(spec, shortened, trials)[0][0].epochs == (1, 2, 3, 4, 5)
+
+
+def test_curves_csv_is_wide(arms, make_history, tmp_path):
+    """The CSV for DVC has one line an epoch and one column a curve, as fractions."""
+    spec, trials = arms
+    history = make_history(trials)
+    lines = list(csv.DictReader(io.StringIO(curves_csv(spec, history, trials))))
+    assert list(lines[0]) == ["epoch", "resnet8/ce", "resnet8/cam", "wrn_10_1/ce", "vit_tiny/ce"]
+    assert [line["epoch"] for line in lines] == [str(epoch) for epoch in range(1, 9)]
+    assert float(lines[7]["resnet8/ce"]) == accuracy_curves(spec, history, trials)[0][0].mean[7]
+    (path,) = write_curves({"study": "quick", "tables": [spec]}, trials=trials, history=history, folder=tmp_path / "curves")
+    assert path.read_text(encoding="utf-8") == curves_csv(spec, history, trials)
+
+
+def test_accuracy_figure_has_a_panel_a_row_and_a_line_an_arm(arms, make_history):
+    """Panels are rows, lines are arms told apart by colour and dash, and the note says n and what has no line."""
+    spec, trials = arms
+    figure = accuracy_over_epochs(spec, make_history(trials), trials)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["resnet8", "wrn_10_1", "vit_tiny"]
+    assert [len(ax.lines) for ax in figure.axes] == [2, 1, 1]
+    ce, cam = figure.axes[0].lines
+    assert ce.get_color() != cam.get_color()
+    assert ce.get_linestyle() != cam.get_linestyle()
+    assert figure.axes[0].get_ylabel() == "validation accuracy (%)"
+    assert figure.axes[0].get_xlabel() == "epoch"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ce", "cam"]
+    assert "n = 3 seeds" in _note(figure)
+    assert "a seed is missing: wrn_10_1/cam, vit_tiny/cam" in _note(figure)
+
+
+def test_accuracy_figure_says_how_many_rows_it_leaves_out(make_spec, make_trials, make_history):
+    """Beyond 8 rows the figure stops and says how many are not shown; odd names are printed literally."""
+    spec = make_spec([f"net_{i}" for i in range(10)], ["_ce", "$x_1$"], [0])
+    trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
+    figure = accuracy_over_epochs(spec, make_history(trials, epochs=2), trials)
+    assert len(figure.axes) == 8
+    assert "2 more rows are not shown" in _note(figure)
+    assert "One seed." in _note(figure)
+    assert len(figure.legends[0].get_texts()) == 2
+
+
+def test_metric_table_draws_its_rows_as_lines(sweep_table, make_history):
+    """Where columns are metrics they share their trials, so one panel shows one line a row."""
+    spec, trials = sweep_table
+    figure = accuracy_over_epochs(spec, make_history(trials), trials)
+    assert len(figure.axes) == 1
+    assert len(figure.axes[0].lines) == 4
+
+
+def test_nothing_is_drawn_when_nothing_is_complete(make_spec, make_trials, make_history, tmp_path):
+    """Without a complete cell there is neither figure nor CSV."""
+    spec = make_spec(["1", "2"], ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}, levels={"1": 1, "2": 2})
+    trials = make_trials(spec, {("1", "m"): [None], ("2", "m"): [None]}, dict.fromkeys(["t00", "t10"], ("failed", "diverged")))
+    document, history = {"study": "s", "tables": [spec]}, make_history(trials)
+    result = build_table(spec, trials)
+    assert is_sweep(spec)
+    assert sweep(spec, result, trials) is None
+    assert write_figures(document, [result], trials=trials, history=history, folder=tmp_path) == []
+    assert write_curves(document, trials=trials, history=history, folder=tmp_path) == []
+
+
+def test_sweep_draws_mean_spread_and_flat_map(sweep_table):
+    """A panel a metric with the levels as ticks, symlog as 0 is one of them, and the flat map's energy as a dotted line."""
+    spec, trials = sweep_table
+    accuracy, energy = sweep(spec, build_table(spec, trials), trials).axes
+    assert accuracy.get_xscale() == "symlog"
+    assert [tick.get_text() for tick in accuracy.get_xticklabels()] == ["0", "0.3", "1", "3"]
+    assert list(accuracy.lines[0].get_ydata()) == pytest.approx([93.4, 93.75, 94.1, 94.45])
+    assert energy.get_ylabel().startswith("share of the CAAM's energy")
+    dotted = [line for line in energy.lines if line.get_linestyle() == ":"]
+    assert dotted[0].get_ydata()[0] == pytest.approx(21.41)
+    assert not [line for line in accuracy.lines if line.get_linestyle() == ":"]
+
+
+@pytest.mark.parametrize(
+    ("levels", "scale"), [([1, 2, 3], "linear"), ([0.01, 0.1, 1], "log"), ([0, 1, 2], "symlog"), ([-1, 1, 2], "linear")]
+)
+def test_sweep_chooses_its_axis(make_spec, make_trials, levels, scale):
+    """Linear for near levels, log for a wide positive range, symlog with a zero."""
+    rows = [str(level) for level in levels]
+    spec = make_spec(rows, ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}, levels=dict(zip(rows, levels, strict=True)))
+    result = build_table(spec, make_trials(spec, {(row, "m"): [0.5] for row in rows}))
+    assert sweep(spec, result).axes[0].get_xscale() == scale
+
+
+def test_tables_of_names_or_arms_are_no_sweep(arms, make_spec):
+    """Only numeric rows of one field with metrics as columns make a sweep."""
+    assert not is_sweep(arms[0])
+    assert not is_sweep(make_spec(["a"], ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}))
+    assert not is_sweep(make_spec(["on"], ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}, levels={"on": True}))
+
+
+def test_figures_are_the_same_bytes_each_time(sweep_table, make_history, tmp_path):
+    """SVG and PNG of the same records do not differ between two runs and hold no date."""
+    spec, trials = sweep_table
+    document, results = {"study": "quick", "tables": [spec]}, [build_table(spec, trials)]
+    first, second = (
+        write_figures(document, results, trials=trials, history=make_history(trials), folder=tmp_path / name) for name in ("a", "b")
+    )
+    names = [path.name for path in first]
+    assert names == [f"loss_weight.{kind}.{suffix}" for kind in ("sweep", "accuracy") for suffix in ("svg", "png")]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert "dc:date" not in first[0].read_text(encoding="utf-8")
+
+
+def test_global_style_is_left_alone(arms, make_history, tmp_path):
+    """Drawing and saving change none of matplotlib's global settings."""
+    import matplotlib
+
+    spec, trials = arms
+    before = dict(matplotlib.rcParams)
+    save_figure(accuracy_over_epochs(spec, make_history(trials), trials), tmp_path / "figure")
+    assert dict(matplotlib.rcParams) == before
