@@ -35,7 +35,7 @@ class UnknownNameError(ConfigError):
         self.kind, self.name, self.known = kind, name, sorted(known)
         place = f" in {where}" if where else ""
         step = f" {next_step}" if next_step else ""
-        super().__init__(f"Unknown {kind} {name!r}{place}.{did_you_mean(name, self.known)} Known: {', '.join(self.known) or 'none'}.{step}")
+        super().__init__(f"Unknown {kind} {name!r}{place}.{did_you_mean(name, self.known)} Known: {_some(self.known)}.{step}")
 
 
 class DataError(PipelineError):
@@ -73,6 +73,12 @@ class DivergedError(TrialError):
 
     def __reduce__(self) -> tuple[type[DivergedError], tuple[int, int, float]]:
         return type(self), (self.step, self.epoch, self.value)
+
+
+def _some(names: list[str], most: int = 40) -> str:
+    if len(names) <= most:
+        return ", ".join(names) or "none"
+    return f"{', '.join(names[:most])} and {len(names) - most} more"
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

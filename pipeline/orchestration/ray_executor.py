@@ -48,10 +48,14 @@ def run_on_ray(trials: Sequence[PlannedTrial], context: Context, resources: Reso
     """
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        # Read when ray is imported. Without a mode Ray turns token authentication on and leaves a token file in the home directory.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
     from ray import tune
 
-    address = os.environ.get("RAY_ADDRESS")
     _connect(ray, address, context, resources)
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
     try:
@@ -92,9 +96,6 @@ def _connect(ray: Any, address: str | None, context: Context, resources: Resourc
         if address:
             ray.init(address=address, **{key: common[key] for key in ("log_to_driver", "logging_level")})
             return
-        # Without a mode Ray turns token authentication on and leaves a token file in the home directory.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         slots = len(os.sched_getaffinity(0)) // context.threads or 1
         if resources.max_concurrent:
             slots = min(slots, resources.max_concurrent)

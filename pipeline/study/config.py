@@ -56,7 +56,7 @@ class TableSpec(Strict):
     title: str = Field("", description="Caption title; the name of the table if empty.")
     rows: dict[str, Levels] = Field(description="Dotted field of the trial configuration (or `arm`) -> its levels; several fields are crossed.")
     columns: dict[str, Levels] = Field(description="As rows; or `metric` -> names of metrics, one column each.")
-    baseline: str | None = Field(None, description="Column that the others are compared with.")
+    baseline: str | None = Field(None, description="Arm that the others are compared with.")
     set: dict[str, Any] = Field(default_factory=dict, description="Fields that differ from the defaults throughout this table.")
     selection: Selection | None = Field(None, description="Overrides protocol.selection.")
     metric: str | None = Field(None, description="Overrides protocol.metric.")

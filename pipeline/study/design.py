@@ -127,10 +127,6 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> T
     rows = _cross({f: _levels(v, (*base, "rows", f)) for f, v in spec.rows.items()})
     columns = _cross({f: _levels(v, (*base, "columns", f)) for f, v in spec.columns.items()})
     labels = [_label(column) for column in columns]
-    if spec.baseline is not None and (by_metric or spec.baseline not in labels):
-        known = [] if by_metric else labels
-        raise UnknownNameError("baseline column", spec.baseline, known, where=file.locate((*base, "baseline")))
-
     cells = []
     for row, column in itertools.product(rows, columns):
         levels = {**row, **({} if by_metric else column)}
@@ -146,6 +142,11 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> T
                 metric=cell_metric,
                 config=resolver.resolve(_layers(file, name, spec, levels)),
             )
+        )
+    arms = {cell.arm for cell in cells if cell.arm}
+    if spec.baseline is not None and spec.baseline not in arms:
+        raise UnknownNameError(
+            "baseline", spec.baseline, arms, where=file.locate((*base, "baseline")), next_step="A baseline is one of the table's own arms."
         )
     return TableDesign(
         name=name,
