@@ -174,9 +174,13 @@ def why(
         out.print("The store is empty, so there is no trial to compare with.")
 
 
-@app.command(epilog="Example:  ablate table backbones")
-def table(name: Annotated[str, typer.Argument(help="Name of a table of the study.")], study: StudyOption = None, as_json: JsonOption = False) -> None:
-    """Print a table from what is stored now; missing seeds are named, never averaged over."""
+@app.command(epilog="Examples:  ablate table · ablate table backbones · ablate table backbones --json")
+def table(
+    name: Annotated[str | None, typer.Argument(help="Name of a table of the study; all of them without it.")] = None,
+    study: StudyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print tables from what is stored now; missing seeds are named, never averaged over."""
     from pipeline.analysis.render_json import render_json
     from pipeline.analysis.render_text import render_text
     from pipeline.analysis.tables import build_table
@@ -184,10 +188,14 @@ def table(name: Annotated[str, typer.Argument(help="Name of a table of the study
 
     made, _, params = _planned(study)
     specs = {spec["name"]: spec for spec in made.tables}
-    if name not in specs:
+    if name is not None and name not in specs:
         raise UnknownNameError("table", name, specs, where=f"study {made.study}")
-    result = build_table(specs[name], current_results(made, params).trials, study=made.study)
-    sys.stdout.write(render_json(result) if as_json else render_text(result) + "\n")
+    stored = current_results(made, params).trials
+    results = [build_table(spec, stored, study=made.study) for spec in specs.values() if name in (None, spec["name"])]
+    if as_json:
+        sys.stdout.write(render_json(results[0]) if name else f"[{','.join(render_json(result) for result in results)}]\n")
+    else:
+        sys.stdout.write("\n\n".join(render_text(result).rstrip() for result in results) + "\n")
 
 
 @app.command(epilog="Example:  ablate verify")

@@ -8,5 +8,6 @@ from pipeline.study.project import OUTCOMES, PLAN
 
 with stage():
     outcome = run_plan(read_plan(PLAN), load_params(), die_with_parent=True)
+    print(outcome.line())
     outcome.raise_unless_final()
     write_outcomes(outcome, OUTCOMES)

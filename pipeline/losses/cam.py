@@ -11,13 +11,14 @@ maps move. Those are options here, with defaults that a study can ablate.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.batch import LossInputs
+from pipeline.errors import UnknownNameError
 from pipeline.losses import register
 
 Distance = Literal["l1", "l2", "smooth_l1", "kl", "cosine"]
@@ -71,7 +72,7 @@ def normalize(map_BHW: Tensor, how: Normalization) -> Tensor:
     elif how == "standardize":
         flat_BP = F.layer_norm(flat_BP, flat_BP.shape[1:])
     else:
-        raise ValueError(f"unknown normalization {how!r}; known: min_max, l2, softmax, standardize, none")
+        raise UnknownNameError("normalization", how, get_args(Normalization))
     return flat_BP.view_as(map_BHW)
 
 
@@ -82,7 +83,7 @@ def distance_B(a_BHW: Tensor, b_BHW: Tensor, kind: Distance, reduction: Reductio
     and `cosine` is 1 - cos(a, b): both are one number for a whole map, so `reduction` does not touch them.
     """
     if reduction not in ("mean", "sum"):
-        raise ValueError(f"unknown reduction {reduction!r}; known: mean, sum")
+        raise UnknownNameError("reduction", reduction, get_args(Reduction))
     a_BP, b_BP = a_BHW.flatten(1), b_BHW.flatten(1)
     if kind == "kl":
         return F.kl_div(a_BP.log_softmax(1), b_BP.log_softmax(1), reduction="none", log_target=True).sum(1)
@@ -95,7 +96,7 @@ def distance_B(a_BHW: Tensor, b_BHW: Tensor, kind: Distance, reduction: Reductio
     elif kind == "smooth_l1":
         pixel_BP = F.smooth_l1_loss(a_BP, b_BP, reduction="none")
     else:
-        raise ValueError(f"unknown distance {kind!r}; known: l1, l2, smooth_l1, kl, cosine")
+        raise UnknownNameError("distance", kind, get_args(Distance))
     return pixel_BP.mean(1) if reduction == "mean" else pixel_BP.sum(1)
 
 
@@ -125,7 +126,7 @@ def cam_loss(
         Scalar >= 0, computed in float32 at least.
 
     Raises:
-        ValueError: unknown distance, normalization or reduction.
+        UnknownNameError: unknown distance, normalization or reduction.
     """
     if feature_map_BCHW.dtype in (torch.bfloat16, torch.float16):
         feature_map_BCHW = feature_map_BCHW.float()
@@ -154,6 +155,11 @@ class CamLoss:
     reduction: Reduction = "mean"
     classifier_grad: bool = False
     target_grad: bool = True
+
+    def __post_init__(self) -> None:
+        for option, known in (("distance", Distance), ("normalization", Normalization), ("reduction", Reduction)):
+            if getattr(self, option) not in get_args(known):
+                raise UnknownNameError(option, getattr(self, option), get_args(known), where="loss 'cam'")
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Scalar L_cam of the batch, unweighted."""

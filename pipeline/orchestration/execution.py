@@ -35,6 +35,9 @@ class Listener(Protocol):
     def finished(self, trial: PlannedTrial, record: Record) -> None:
         """A trial's record is in the store."""
 
+    def aborted(self, trial: PlannedTrial) -> None:
+        """A trial could not be run or stored, through no fault of its own."""
+
     def tick(self) -> None:
         """Some time has passed."""
 

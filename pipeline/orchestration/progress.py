@@ -19,7 +19,6 @@ class ProgressView:
     Args:
         total: trials to run.
         epochs: epochs of all of them together, the measure of work.
-        slots: how many run at a time, for the first estimates.
     """
 
     def __init__(self, total: int, epochs: int, stream: TextIO | None = None) -> None:
@@ -69,6 +68,10 @@ class ProgressView:
         if failed:
             self.console.print(f"[red]failed[/red] {message}", highlight=False)
         self._refresh()
+
+    def aborted(self, trial_id: str) -> None:
+        """A trial ended without a record; it is missing and no longer running."""
+        self.epochs_done -= self.running.pop(trial_id, 0)
 
     def tick(self) -> None:
         """Refresh the bar, or print a line when it is time."""

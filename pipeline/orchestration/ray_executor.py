@@ -6,12 +6,11 @@ driver loses no finished trial; what comes back through Tune is only for people 
 
 from __future__ import annotations
 
-import math
+import logging
 import os
 import secrets
 import shutil
 import tempfile
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -68,7 +67,12 @@ def run_on_ray(trials: Sequence[PlannedTrial], context: Context, resources: Reso
         tuner = tune.Tuner(
             trainable,
             param_space={"trial": tune.grid_search([trial.to_json() for trial in trials])},
-            tune_config=tune.TuneConfig(max_concurrent_trials=resources.max_concurrent, reuse_actors=True),
+            tune_config=tune.TuneConfig(
+                max_concurrent_trials=resources.max_concurrent,
+                reuse_actors=True,
+                trial_name_creator=_tune_name,
+                trial_dirname_creator=_tune_name,
+            ),
             run_config=tune.RunConfig(
                 name="study",
                 storage_path=str(Path(scratch).absolute()),
@@ -77,9 +81,7 @@ def run_on_ray(trials: Sequence[PlannedTrial], context: Context, resources: Reso
                 failure_config=tune.FailureConfig(max_failures=LOST_WORKER_RETRIES),
             ),
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Tune warns of result files that are switched off on purpose
-            grid = tuner.fit()
+        grid = tuner.fit()
         if watcher.last_error:
             raise StoreError(watcher.last_error)
         errors = [str(error).strip().splitlines()[-1] for error in grid.errors]
@@ -122,6 +124,10 @@ def _check_capacity(available: dict[str, float], wanted: dict[str, float], addre
             )
 
 
+def _tune_name(trial: Any) -> str:
+    return PlannedTrial.from_json(trial.config["trial"]).spec.trial_id
+
+
 _worker: dict[Context, Worker] = {}  # actors are reused, and so are their open datasets
 
 
@@ -144,23 +150,27 @@ def _make_watcher(tune: Any, listener: Listener) -> Any:
     """A Tune callback that passes what workers report on to the listener."""
 
     class Watcher(tune.Callback):  # type: ignore[misc, name-defined]
-        num_finished = 0
-        last_error = ""
+        def __init__(self, listener: Listener) -> None:
+            self.listener, self.num_finished, self.last_error = listener, 0, ""
+
+        def __getstate__(self) -> dict[str, Any]:
+            return {}  # the Tuner pickles its callbacks into a snapshot that nobody restores
 
         def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
             planned = PlannedTrial.from_json(trial.config["trial"])
             event = result.get("event")
             if event == "started":
-                listener.started(planned)
+                self.listener.started(planned)
             elif event == "epoch":
-                listener.epoch(planned, result["row"])
+                self.listener.epoch(planned, result["row"])
             elif event == "finished":
                 self.num_finished += 1
-                listener.finished(planned, Record(result["record"]))
+                self.listener.finished(planned, Record(result["record"]))
             elif event == "aborted":
                 self.last_error = f"{planned.name}: {result['error']}"
+                self.listener.aborted(planned)
 
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-            listener.tick()
+            self.listener.tick()
 
-    return Watcher()
+    return Watcher(listener)

@@ -180,6 +180,9 @@ class _Driver:
         trial_id = trial.spec.trial_id
         self.tracker.trial_finished(view_of(trial, self.study), record, lambda: TrialStore(self.store.url).history(trial_id))
 
+    def aborted(self, trial: PlannedTrial) -> None:
+        self.view.aborted(trial.spec.trial_id)
+
     def tick(self) -> None:
         self.view.tick()
 

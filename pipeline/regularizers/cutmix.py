@@ -46,8 +46,8 @@ class CutMix(Regularizer):
 
 
 def _strip(length: int, share: Tensor, centre: Tensor) -> Tensor:
-    """inside_L: positions within `share * length` around `centre * length`, clipped at the border."""
-    half = (share * length).floor() / 2
+    """inside_L: positions within half of `share * length`, in whole pixels, of `centre * length`, clipped at the border."""
+    half = (share * length / 2).floor()  # whole pixels on each side, as in the reference code and in torchvision
     middle = (centre * length).floor()
     position_L = torch.arange(length, device=share.device)
-    return (position_L >= (middle - half).floor()) & (position_L < (middle + half).floor())
+    return (position_L >= middle - half) & (position_L < middle + half)

@@ -26,7 +26,8 @@ class Cutout(Regularizer):
         """The same targets with one square zeroed in each (normalised) image."""
         image_BCHW = batch.image_BCHW
         batch_size, _, height, width = image_BCHW.shape
-        inside_BHW = _strip(height, self.size, batch_size, generator)[:, :, None] & _strip(width, self.size, batch_size, generator)[:, None, :]
+        row_BH, column_BW = (_strip(length, self.size, batch_size, generator) for length in (height, width))
+        inside_BHW = row_BH[:, :, None] & column_BW[:, None, :]
         return batch.with_(image_BCHW=image_BCHW.masked_fill(inside_BHW[:, None], 0.0))
 
 

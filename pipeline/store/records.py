@@ -37,14 +37,18 @@ class Record(dict[str, Any]):
         """Refuse a record that contradicts itself.
 
         Raises:
-            ValueError: unknown state, a failure without a reason, or a complete trial without metrics.
+            ValueError: no trial_id, unknown state, a failure without a reason, a complete trial without metrics, or history without epochs.
         """
+        if not isinstance(self.get("trial_id"), str) or not self["trial_id"]:
+            raise ValueError(f"a record needs a trial_id, got {self.get('trial_id')!r}")
         if self.get("state") not in ("complete", "failed", "pruned"):
             raise ValueError(f"a stored record is complete, failed or pruned, not {self.get('state')!r} (trial {self.get('trial_id')})")
         if self["state"] == "failed" and not self.get("reason"):
             raise ValueError(f"failed trial {self['trial_id']} has no reason")
         if self["state"] == "complete" and not any(key.startswith("metric_") for key in self):
             raise ValueError(f"complete trial {self['trial_id']} has no metrics")
+        if self.history and not all(isinstance(row.get("epoch"), int) for row in self.history):
+            raise ValueError(f"a row of the history of trial {self['trial_id']} has no epoch")
 
 
 def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -57,7 +61,7 @@ def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
     columns = {}
     for name in names:
         values = [row.get(name) for row in rows]
-        if name.startswith(("metric_", "time_")):
+        if name.startswith(("metric_", "time_")) and not name.endswith("_ns"):
             columns[name] = pa.array(values, pa.float64())
         else:
             columns[name] = pa.array(values)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import secrets
 import time
 from collections.abc import Iterable
@@ -29,6 +30,8 @@ from pipeline.store.records import SCHEMA_VERSION, Record, rows_to_table
 
 FAN_IN = 16  # segments of one tier that are merged into one of the next
 RECORDS, HISTORY = ".records.parquet", ".history.parquet"
+NAME = re.compile(r"\d{2}-\d{20}-[0-9a-f]{8}")  # tier, time in ns, random
+HAS_HISTORY = b"has_history"  # key in the schema metadata of a records file
 
 
 class TrialStore:
@@ -46,7 +49,9 @@ class TrialStore:
         try:
             self.fs, self.root = fsspec.core.url_to_fs(self.url)
         except (ValueError, ImportError) as error:
-            raise StoreError(f"The store URL {self.url!r} is not usable: {error}. Give a folder or a URL such as s3://bucket/store.") from error
+            raise StoreError(
+                f"The store URL {self.url!r} is not usable: {error}. Set `store.url` to a folder or a URL such as s3://bucket/store."
+            ) from error
         self.is_local = "file" in (self.fs.protocol if isinstance(self.fs.protocol, tuple) else (self.fs.protocol,))
         self._cache: dict[str, pa.Table] = {}
 
@@ -56,9 +61,9 @@ class TrialStore:
         Raises:
             StoreError: the store cannot be written.
         """
-        probe = f"{self.root}/segments/probe-{secrets.token_hex(4)}.tmp"
-        self._write(probe, b"probe")
-        self.fs.rm_file(probe)
+        probe = f"probe-{secrets.token_hex(4)}.tmp"
+        self._write(f"{self.root}/segments/{probe}", b"probe")
+        self._remove(probe)
 
     def append(self, records: Iterable[Record]) -> None:
         """Add finished trials: all of them or, after a crash, none.
@@ -68,6 +73,8 @@ class TrialStore:
             ValueError: a record contradicts itself.
         """
         records = list(records)
+        if not records:
+            return
         for record in records:
             record.check()
         stamp = time.time_ns()
@@ -94,10 +101,10 @@ class TrialStore:
 
     def history_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
         """trial_id, epoch and metrics by epoch of these trials, or None when there are none."""
-        records, history = self._counting(), self._read_all(HISTORY)
+        records, history = self._read_all(with_history=True)
         if records is None or history is None:
             return None
-        return _only(_owned(history, records), trial_ids)
+        return _only(_owned(history, self._best(records)), trial_ids).drop_columns(["segment"])
 
     def history(self, trial_id: str) -> list[dict[str, Any]]:
         """Rows by epoch of one trial."""
@@ -129,22 +136,30 @@ class TrialStore:
             raise StoreError(
                 f"No weights of trial {trial_id} in {self.url}. Set `store.weights` to last or best in params.yaml and train it again."
             ) from error
+        except OSError as error:
+            raise StoreError(f"The weights of trial {trial_id} in {self.url} cannot be read: {error}.") from error
 
     def compact(self) -> None:
-        """Merge full tiers of small segments. Safe beside readers and other writers: duplicates it may leave are dropped on reading."""
-        for tier in range(64):
-            names = sorted(name for name in self._segments() if _tier(name) == tier)
-            if len(names) < FAN_IN:
-                if not any(_tier(name) > tier for name in self._segments()):
+        """Merge full tiers of small segments. Safe beside readers and other writers: duplicates it may leave are dropped on reading.
+
+        Raises:
+            StoreError: a segment cannot be read, or the merged one cannot be written; every trial is still there.
+        """
+        tier = 0
+        while names := sorted(name for name in self._segments() if _tier(name) >= tier):
+            merging = [name for name in names if _tier(name) == tier]
+            if len(merging) >= FAN_IN:
+                try:
+                    records, history = self._load(merging, with_history=True)
+                except FileNotFoundError:  # another process is merging the same segments
                     return
-                continue
-            records = self._best(_concat([self._read(name, RECORDS) for name in names]))
-            parts = [self._read(name, HISTORY) for name in names if self._has(name, HISTORY)]
-            history = _owned(_concat(parts), records) if parts else None
-            self._append_tables(tier + 1, records.drop_columns(["segment"]), history)
-            for name in names:  # records first: history without records counts for nothing
-                self._remove(name + RECORDS)
-                self._remove(name + HISTORY)
+                best = self._best(records)
+                kept = None if history is None else _owned(history, best).drop_columns(["segment"])
+                self._append_tables(tier + 1, best.drop_columns(["segment"]), kept)
+                for name in merging:  # records first: history without records counts for nothing
+                    self._remove(name + RECORDS)
+                    self._remove(name + HISTORY)
+            tier += 1
 
     # --- files -------------------------------------------------------------------------------------------------------------------
 
@@ -152,58 +167,70 @@ class TrialStore:
         name = f"{tier:02d}-{time.time_ns():020d}-{secrets.token_hex(4)}"
         if history is not None:
             self._write(f"{self.root}/segments/{name}{HISTORY}", _parquet(history))
+        # Said in the file itself: a listing taken while another process merges may show one of the two files only.
+        records = records.replace_schema_metadata({HAS_HISTORY: b"yes" if history is not None else b"no"})
         self._write(f"{self.root}/segments/{name}{RECORDS}", _parquet(records))
 
     def _segments(self) -> list[str]:
-        return [name.removesuffix(RECORDS) for name in self._list() if name.endswith(RECORDS)]
+        names = (name.removesuffix(RECORDS) for name in self._list() if name.endswith(RECORDS))
+        return [name for name in names if NAME.fullmatch(name)]
 
     def _list(self) -> list[str]:
         try:
             self.fs.invalidate_cache()
-            return [str(path).rsplit("/", 1)[-1] for path in self.fs.ls(f"{self.root}/segments", detail=False)]
+            paths = self.fs.ls(f"{self.root}/segments", detail=False)
         except FileNotFoundError:
             return []
         except OSError as error:
-            raise StoreError(f"The store {self.url} cannot be listed: {error}.") from error
+            raise StoreError(
+                f"The store {self.url} cannot be listed: {error}. Mend the place or set `store.url` in params.yaml."
+            ) from error
+        if paths == [f"{self.root}/segments"]:  # a filesystem lists a file as itself
+            raise StoreError(
+                f"The store {self.url} cannot be listed: segments is a file. Mend the place or set `store.url` in params.yaml."
+            )
+        return [str(path).rsplit("/", 1)[-1] for path in paths]
 
     def _counting(self) -> pa.Table | None:
-        table = self._read_all(RECORDS)
+        table, _ = self._read_all()
         return None if table is None else self._best(table)
 
-    def _has(self, name: str, suffix: str) -> bool:
-        return bool(self.fs.exists(f"{self.root}/segments/{name}{suffix}"))
-
-    def _read_all(self, suffix: str) -> pa.Table | None:
-        for _ in range(5):
+    def _read_all(self, *, with_history: bool = False) -> tuple[pa.Table | None, pa.Table | None]:
+        """Records and, if wanted, history of one and the same set of segments; superseded rows are still among them."""
+        for attempt in range(8):
             names = self._segments()
-            present = set(self._list()) if suffix == HISTORY else None
-            wanted = [n for n in names if present is None or n + HISTORY in present]
+            if not names:
+                return None, None
             try:
-                tables = [self._read(name, suffix) for name in wanted]
+                return self._load(names, with_history=with_history)
             except FileNotFoundError:  # merged away between listing and reading
-                continue
-            return _concat(tables) if tables else None
+                time.sleep(0.01 * 2**attempt)
         raise StoreError(f"The store {self.url} keeps changing while it is read. Is something deleting its files? Try again.")
+
+    def _load(self, names: list[str], *, with_history: bool) -> tuple[pa.Table, pa.Table | None]:
+        records = [self._read(name, RECORDS) for name in names]
+        having = [n for n, part in zip(names, records, strict=True) if (part.schema.metadata or {}).get(HAS_HISTORY) == b"yes"]
+        parts = [self._read(name, HISTORY) for name in having] if with_history else []
+        return _concat(records), _concat(parts) if parts else None
 
     def _read(self, name: str, suffix: str) -> pa.Table:
         key = name + suffix
         if key not in self._cache:
             path = f"{self.root}/segments/{key}"
             try:
-                table = pq.read_table(io.BytesIO(self.fs.cat_file(path)))
-            except FileNotFoundError:
+                table = pq.read_table(io.BytesIO(self.fs.cat_file(path)), page_checksum_verification=True)
+            except FileNotFoundError as error:
+                if suffix == HISTORY and name in self._segments():  # merging removes the records first, so this is no merge
+                    raise StoreError(f"The store segment {path} is missing. {_mend(name)}") from error
                 raise
-            except (pa.ArrowInvalid, OSError) as error:
-                raise StoreError(
-                    f"The store segment {path} cannot be read: {error}. Everything else in the store is intact; "
-                    "move that file away and run again: only the trials in it are trained anew."
-                ) from error
+            except (pa.ArrowException, OSError) as error:
+                raise StoreError(f"The store segment {path} cannot be read: {str(error).rstrip('.')}. {_mend(name)}") from error
             self._cache[key] = table.append_column("segment", pa.array([name] * len(table), pa.string()))
         return self._cache[key]
 
     def _best(self, table: pa.Table) -> pa.Table:
         """One row a trial: complete before failed, then the latest, then the segment with the greatest name."""
-        rank = pa.array([state == "complete" for state in table["state"].to_pylist()], pa.int8())
+        rank = pa.array([int(state == "complete") for state in table["state"].to_pylist()], pa.int8())
         order = table.select(["trial_id", "time_finished_ns", "segment"]).append_column("rank", rank)
         order = order.append_column("row", pa.array(range(len(table)), pa.int64())).sort_by(
             [("rank", "descending"), ("time_finished_ns", "descending"), ("segment", "descending")]
@@ -229,9 +256,10 @@ class TrialStore:
                 temporary.replace(target)
             finally:
                 temporary.unlink(missing_ok=True)
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:  # NotImplementedError: a filesystem that can only be read, such as http
             raise StoreError(
-                f"The store {self.url} cannot be written: {error}. Nothing stored before is lost; mend the place or set `store.url` in params.yaml."
+                f"The store {self.url} cannot be written: {str(error) or type(error).__name__}. "
+                "Nothing stored before is lost; mend the place or set `store.url` in params.yaml."
             ) from error
 
     def _remove(self, name: str) -> None:
@@ -239,6 +267,17 @@ class TrialStore:
             self.fs.rm_file(f"{self.root}/segments/{name}")
         except FileNotFoundError:
             return  # no history, or another process merged the same segments
+        except OSError as error:
+            raise StoreError(
+                f"A file of the store {self.url} cannot be removed: {error}. Nothing stored is lost; mend the place."
+            ) from error
+
+
+def _mend(name: str) -> str:
+    return (
+        f"Bring it back from a copy, or move {name}.*.parquet away and run again: only the trials in them are trained anew, "
+        "everything else in the store is intact."
+    )
 
 
 def _tier(name: str) -> int:
@@ -247,18 +286,26 @@ def _tier(name: str) -> int:
 
 def _parquet(table: pa.Table) -> bytes:
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     return buffer.getvalue()
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables, promote_options="permissive")
+    try:
+        return pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowTypeError, pa.ArrowInvalid) as error:
+        raise StoreError(
+            f"Two segments of the store disagree about the type of a column: {error}. Were they written by other versions?"
+        ) from error
 
 
 def _owned(history: pa.Table, records: pa.Table) -> pa.Table:
     """Only the history that came with the record that counts: a failed first attempt left rows of its own."""
-    owner = records.select(["trial_id", "segment"])
-    return history.join(owner, keys=["trial_id", "segment"], join_type="inner").drop_columns(["segment"])
+    return history.filter(pc.is_in(_owner(history), value_set=pc.unique(_owner(records))))
+
+
+def _owner(table: pa.Table) -> pa.ChunkedArray:
+    return pc.binary_join_element_wise(table["trial_id"], table["segment"], "/")
 
 
 def _only(table: pa.Table, trial_ids: Iterable[str]) -> pa.Table:

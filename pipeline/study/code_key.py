@@ -9,6 +9,8 @@ import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 
+from pipeline.errors import ConfigError
+
 # What these do cannot change a number: they carry names, errors, configuration (which is hashed itself) and records.
 PLUMBING = ("pipeline.errors", "pipeline.registry", "pipeline.store", "pipeline.study")
 ENTRY = "pipeline.trial"
@@ -22,7 +24,17 @@ def code_key(modules: Iterable[str]) -> str:
 
     Returns:
         16 hex digits.
+
+    Raises:
+        ConfigError: a module has no source file.
     """
+    modules = list(modules)
+    for name in modules:
+        if not _exists(name):
+            raise ConfigError(
+                f"A method of this trial is defined in {name!r}, which has no source file, so nobody could tell when it changes. "
+                "Move it into a file, for example under pipeline/losses/."
+            )
     parts = {name: module_digest(name) for name in closure([ENTRY, *modules])}
     text = "\n".join(f"{name} {parts[name]}" for name in sorted(parts))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -48,7 +60,7 @@ def module_digest(name: str) -> str:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [statement for statement in node.body if not _is_docstring(statement)] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree, include_attributes=False).encode()).hexdigest()
+    return hashlib.sha256(_dump(tree).encode()).hexdigest()
 
 
 @functools.cache
@@ -78,9 +90,12 @@ def source_file(name: str) -> Path:
     """The file of a module; it is not imported, but its parent packages are.
 
     Raises:
-        ModuleNotFoundError: there is none.
+        ModuleNotFoundError: there is none, e.g. for what was typed into an interpreter.
     """
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name)
+    except ValueError as error:  # __main__, and modules made by hand
+        raise ModuleNotFoundError(f"no source file for module {name!r}", name=name) from error
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source file for module {name!r}", name=name)
     return Path(spec.origin)
@@ -98,9 +113,22 @@ def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def _dump(node: object) -> str:
+    """A syntax tree as text, without positions and without empty fields.
+
+    `ast.dump` is not used: its text for the same code differs between versions of Python, and so would the key.
+    """
+    if isinstance(node, ast.AST):
+        fields = [f"{name}={_dump(value)}" for name, value in ast.iter_fields(node) if value is not None and value != []]
+        return f"{type(node).__name__}({', '.join(fields)})"
+    if isinstance(node, list):
+        return f"[{', '.join(map(_dump, node))}]"
+    return repr(node)
+
+
 def _running_nodes(tree: ast.AST) -> Iterable[ast.AST]:
     for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
             for other in node.orelse:
                 yield other
                 yield from _running_nodes(other)

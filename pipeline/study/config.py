@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from pipeline.errors import ConfigError, UnknownNameError
-from pipeline.study.validate import dotted, validate
-from pipeline.study.yaml_file import Path_, read_yaml
+from pipeline.study.validate import validate
+from pipeline.study.yaml_file import Path_, locate, read_yaml
 
 Selection = Literal["last", "best_val", "best_test"]
 Level = Any  # a name, a number, a list or a mapping, as the field that varies wants it
@@ -20,14 +20,18 @@ def _levels(value: Any) -> Any:
         raise ValueError(f"levels are a list, or a mapping of label to level, got {value!r}")
     if not value:
         raise ValueError("the list of levels is empty; a factor needs at least one level")
-    names = [str(level) for level in value]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a level stands twice in {names}")
+    names = [level_label(level) for level in value]
+    for index, level in enumerate(value):
+        # 1 and 1.0 are the same level, and two levels must not read the same in a table.
+        if isinstance(value, list) and (level in value[:index] or names[index] in names[:index]):
+            raise ValueError(f"the level {names[index]!r} stands twice in [{', '.join(names)}]. Keep one")
     return value
 
 
 def _seeds(value: Any) -> Any:
     numbers = value if isinstance(value, list) else [value]
+    if len(set(map(str, numbers))) < len(numbers):
+        raise ValueError(f"seeds: an index stands twice in {value}. Keep one")
     if not numbers or any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in numbers) or value == 0:
         raise ValueError(f"seeds is a number of repetitions >= 1, or a list of indices >= 0, got {value!r}")
     return value
@@ -35,6 +39,28 @@ def _seeds(value: Any) -> Any:
 
 Levels = Annotated[list[Level] | dict[str, Level], BeforeValidator(_levels)]
 Seeds = Annotated[int | list[int], BeforeValidator(_seeds)]
+
+
+def level_label(value: Any) -> str:
+    """How a level reads in a table: 'resnet8', '0.3', 'cutmix + label_smoothing', 'cutout(size=8)'."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list):
+        return " + ".join(level_label(item) for item in value) or "none"
+    if isinstance(value, dict):
+        if "name" in value:
+            value = {value["name"]: {k: v for k, v in value.items() if k != "name"}}
+        parts = []
+        for name, options in value.items():
+            if isinstance(options, dict):
+                inside = ", ".join(f"{k}={level_label(v)}" for k, v in options.items())
+                parts.append(f"{name}({inside})" if inside else str(name))
+            else:
+                parts.append(f"{name}={level_label(options)}")
+        return " + ".join(parts)
+    return str(value)
 
 
 class Strict(BaseModel):
@@ -46,20 +72,24 @@ class Strict(BaseModel):
 class Protocol(Strict):
     """How a trial is boiled down to one number."""
 
-    selection: Selection = Field("last", description="Which epoch is reported: the last, the best on validation, or (leaks) the best on test.")
-    metric: str = Field("acc_top1", description="Test metric in the cells of a table unless its columns are metrics.")
+    selection: Selection = Field(
+        default="last", description="Which epoch is reported: the last, the best on validation, or (leaks) the best on test."
+    )
+    metric: str = Field(default="acc_top1", description="Test metric in the cells of a table unless its columns are metrics.")
 
 
 class TableSpec(Strict):
     """One factorial design, one table of the paper."""
 
-    title: str = Field("", description="Caption title; the name of the table if empty.")
-    rows: dict[str, Levels] = Field(description="Dotted field of the trial configuration (or `arm`) -> its levels; several fields are crossed.")
+    title: str = Field(default="", description="Caption title; the name of the table if empty.")
+    rows: dict[str, Levels] = Field(
+        description="Dotted field of the trial configuration (or `arm`) -> its levels; several fields are crossed."
+    )
     columns: dict[str, Levels] = Field(description="As rows; or `metric` -> names of metrics, one column each.")
-    baseline: str | None = Field(None, description="Arm that the others are compared with.")
+    baseline: str | None = Field(default=None, description="Arm that the others are compared with.")
     set: dict[str, Any] = Field(default_factory=dict, description="Fields that differ from the defaults throughout this table.")
-    selection: Selection | None = Field(None, description="Overrides protocol.selection.")
-    metric: str | None = Field(None, description="Overrides protocol.metric.")
+    selection: Selection | None = Field(default=None, description="Overrides protocol.selection.")
+    metric: str | None = Field(default=None, description="Overrides protocol.metric.")
 
     @field_validator("rows", "columns")
     @classmethod
@@ -73,12 +103,16 @@ class Study(Strict):
     """One study file."""
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name of the study; letters, digits, _ and -.")
-    description: str = Field("", description="What it asks, in a sentence.")
+    description: str = Field(default="", description="What it asks, in a sentence.")
     protocol: Protocol = Protocol()
-    seeds: Seeds = Field(3, description="Number of repetitions (indices 0..n-1), or the list of indices.")
-    datasets: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Own names for datasets: name -> {source: ..., option: value}.")
+    seeds: Seeds = Field(default=3, description="Number of repetitions (indices 0..n-1), or the list of indices.")
+    datasets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Own names for datasets: name -> {source: ..., option: value}."
+    )
     defaults: dict[str, Any] = Field(description="Trial configuration that every cell starts from.")
-    arms: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Named treatments: name -> fields that differ from the defaults.")
+    arms: dict[str, dict[str, Any]] = Field(
+        default_factory=dict, description="Named treatments: name -> fields that differ from the defaults."
+    )
     tables: dict[str, TableSpec] = Field(min_length=1, description="The tables of the study.")
 
     def seed_indices(self, override: int | list[int] | None = None) -> list[int]:
@@ -102,11 +136,7 @@ class StudyFile:
 
     def locate(self, path: Path_) -> str:
         """'studies/quick.yaml:17: tables.backbones.rows' for a path of keys; the line of its nearest known parent."""
-        known = tuple(path)
-        while known and known not in self._lines:
-            known = known[:-1]
-        line = f":{self._lines[known]}" if known else ""
-        return f"{self.path}{line}: {dotted(path)}" if path else str(self.path)
+        return locate(self.path, self._lines, path)
 
 
 def load_study(name: str, folder: Path = Path("studies")) -> StudyFile:
@@ -121,5 +151,7 @@ def load_study(name: str, folder: Path = Path("studies")) -> StudyFile:
         raise UnknownNameError("study", name, known, where=str(folder), next_step=f"Add a file {folder}/{name}.yaml to declare one.")
     file = StudyFile(path)
     if path.parent == folder and file.study.study != path.stem:
-        raise ConfigError(f"{file.locate(('study',))}: the study calls itself {file.study.study!r} but its file is {path.name}. Make the two equal.")
+        raise ConfigError(
+            f"{file.locate(('study',))}: the study calls itself {file.study.study!r} but its file is {path.name}. Make the two equal."
+        )
     return file

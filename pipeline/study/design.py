@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.registry import Registry
-from pipeline.study.config import StudyFile, TableSpec
+from pipeline.study.config import StudyFile, TableSpec, level_label
 from pipeline.study.identity import canonical_json
 from pipeline.study.resolve import Layer, Resolver, Vocabulary, nested
 from pipeline.study.yaml_file import Path_
@@ -70,10 +71,9 @@ def expand(file: StudyFile, vocabulary: Vocabulary) -> list[TableDesign]:
         ConfigError: with the place in the study file.
     """
     resolver = Resolver(file, vocabulary)
-    resolver.resolve([Layer(file.study.defaults, ("defaults",)), *_filler(file)])
-    for arm in file.study.arms:
-        resolver.resolve([Layer(file.study.defaults, ("defaults",)), *_filler(file), Layer(file.study.arms[arm], ("arms", arm))])
-    return [_table(file, resolver, name, spec) for name, spec in file.study.tables.items()]
+    tables = [_table(file, resolver, name, spec) for name, spec in file.study.tables.items()]
+    _check_unused(file, resolver, tables)
+    return tables
 
 
 def expand_datasets(file: StudyFile, datasets: Registry[Any]) -> list[dict[str, Any]]:
@@ -99,22 +99,26 @@ def expand_datasets(file: StudyFile, datasets: Registry[Any]) -> list[dict[str, 
     return list(unique.values())
 
 
-def _filler(file: StudyFile) -> list[Layer]:
-    """The first level of dataset and backbone of the first table, so that defaults and arms can be checked by themselves."""
-    layers = []
-    name, table = next(iter(file.study.tables.items()))
-    for side in ("rows", "columns"):
-        for field_name, levels in getattr(table, side).items():
-            if field_name in ("dataset", "backbone") and field_name not in file.study.defaults:
-                level = _levels(levels, ("tables", name, side, field_name))[0]
-                layers.append(Layer({field_name: level.value}, level.place, field_name))
-    return layers
+def _check_unused(file: StudyFile, resolver: Resolver, tables: list[TableDesign]) -> None:
+    """Resolve arms and datasets that no table uses, in place of those in the first cell, so that a slip there is not passed over."""
+    name, spec = next(iter(file.study.tables.items()))
+    factors = {**spec.rows, **({} if "metric" in spec.columns else spec.columns)}
+    first = {f: _levels(levels, ("tables", name, "rows" if f in spec.rows else "columns", f))[0] for f, levels in factors.items()}
+    used = {cell.arm for table in tables for cell in table.cells}
+    for arm in file.study.arms:
+        if arm not in used:
+            resolver.resolve(_layers(file, name, spec, {**first, "arm": _Level(arm, arm, ("arms", arm))}))
+    used = {cell.config["dataset"]["name"] for table in tables for cell in table.cells}
+    for alias in file.study.datasets:
+        if alias not in used:
+            resolver.resolve_dataset([Layer({"dataset": {"name": alias}}, ("datasets", alias), "dataset")])
 
 
 def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> TableDesign:
     base: Path_ = ("tables", name)
     selection = spec.selection or file.study.protocol.selection
-    metric = _metric_column(spec.metric or file.study.protocol.metric, selection, file, (*base, "metric") if spec.metric else ("protocol", "metric"))
+    metric_place = (*base, "metric") if spec.metric else ("protocol", "metric")
+    metric = _metric_column(spec.metric or file.study.protocol.metric, selection, file, metric_place)
     by_metric = "metric" in spec.columns
     if by_metric and len(spec.columns) > 1:
         raise ConfigError(f"{file.locate((*base, 'columns'))}: `metric` columns cannot be crossed with other fields; give them as rows.")
@@ -123,6 +127,13 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> T
     doubled = set(spec.rows) & set(spec.columns)
     if doubled:
         raise ConfigError(f"{file.locate((*base, 'columns'))}: {sorted(doubled)[0]!r} is in the rows already.")
+
+    for key in spec.set:
+        if key.split(".")[0] == "regularizers" and "regularizers" in {*spec.rows, *spec.columns}:
+            where = file.locate((*base, "set", key))
+            raise ConfigError(
+                f"{where}: each level of `regularizers` replaces all of them, so this would never act. Put it into the levels."
+            )
 
     rows = _cross({f: _levels(v, (*base, "rows", f)) for f, v in spec.rows.items()})
     columns = _cross({f: _levels(v, (*base, "columns", f)) for f, v in spec.columns.items()})
@@ -142,6 +153,12 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> T
                 metric=cell_metric,
                 config=resolver.resolve(_layers(file, name, spec, levels)),
             )
+        )
+    if any(cell.metric.endswith("_best_test") and cell.config["evaluate_test"] != "each_epoch" for cell in cells):
+        place = (*base, "selection") if spec.selection else ("protocol", "selection")
+        raise ConfigError(
+            f"{file.locate(place)}: best_test needs the test metric of every epoch, but evaluate_test is 'selected'. "
+            "Set evaluate_test: each_epoch, or another selection."
         )
     arms = {cell.arm for cell in cells if cell.arm}
     if spec.baseline is not None and spec.baseline not in arms:
@@ -175,7 +192,9 @@ def _layers(file: StudyFile, name: str, spec: TableSpec, levels: dict[str, _Leve
             if arm not in file.study.arms:
                 raise UnknownNameError("arm", arm, file.study.arms, where=file.locate(level.place), next_step="Declare it under `arms:`.")
             layers.append(Layer(file.study.arms[arm], ("arms", arm)))
-    return layers + [Layer(nested(f, level.value), level.place, f) for f, level in levels.items() if f != "arm"]
+    # A field before its parts, so that `backbone` never undoes `backbone.dropout`.
+    others = sorted((f for f in levels if f != "arm"), key=lambda f: f.count("."))
+    return layers + [Layer(nested(f, levels[f].value), levels[f].place, f) for f in others]
 
 
 def _levels(levels: Any, place: Path_) -> list[_Level]:
@@ -192,28 +211,6 @@ def _label(levels: dict[str, _Level]) -> str:
     return " · ".join(level.label for level in levels.values())
 
 
-def level_label(value: Any) -> str:
-    """How a level reads in a table: 'resnet8', '0.3', 'cutmix + label_smoothing', 'cutout(size=8)'."""
-    if value is None:
-        return "none"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list):
-        return " + ".join(level_label(item) for item in value) or "none"
-    if isinstance(value, dict):
-        if "name" in value:
-            value = {value["name"]: {k: v for k, v in value.items() if k != "name"}}
-        parts = []
-        for name, options in value.items():
-            if isinstance(options, dict):
-                inside = ", ".join(f"{k}={level_label(v)}" for k, v in options.items())
-                parts.append(f"{name}({inside})" if inside else str(name))
-            else:
-                parts.append(f"{name}={level_label(options)}")
-        return " + ".join(parts)
-    return str(value)
-
-
 def _metric_column(name: str, selection: str, file: StudyFile, place: Path_) -> str:
     """'metric_test_acc_top1_last' from 'acc_top1', 'test/acc_top1' or 'val/loss'; times and memory as they are."""
     split, _, bare = name.rpartition("/")
@@ -221,17 +218,18 @@ def _metric_column(name: str, selection: str, file: StudyFile, place: Path_) -> 
     if name in PLAIN_COLUMNS:
         return name
     if bare not in METRICS or split not in ("test", "val"):
-        raise UnknownNameError("metric", name, [*METRICS, *PLAIN_COLUMNS], where=file.locate(place), next_step="Prefix val/ for the validation split.")
+        known, step = [*METRICS, *PLAIN_COLUMNS], "Prefix val/ for the validation split."
+        raise UnknownNameError("metric", name, known, where=file.locate(place), next_step=step)
     return f"metric_{split}_{bare}_{selection}"
 
 
 def _fixed(cells: list[Cell], varied: set[str]) -> dict[str, Any]:
     """What a caption says of a table's cells when it is the same in all of them."""
-    facts = {
+    facts: dict[str, Callable[[dict[str, Any]], Any]] = {
         "dataset": lambda c: c["dataset"]["name"],
         "backbone": lambda c: c["backbone"]["name"],
-        "loss": lambda c: loss_label(c),
-        "regularizers": lambda c: regularizers_label(c),
+        "loss": loss_label,
+        "regularizers": regularizers_label,
         "epochs": lambda c: c["epochs"],
         "batch_size": lambda c: c["batch_size"],
         "optimizer": lambda c: f"{c['optimizer']['name']}, lr {c['optimizer']['lr']:g}, weight decay {c['optimizer']['weight_decay']:g}",
@@ -247,7 +245,8 @@ def _fixed(cells: list[Cell], varied: set[str]) -> dict[str, Any]:
 
 def loss_label(config: dict[str, Any]) -> str:
     """'ce + 1 cam' for the terms of a loss."""
-    return " + ".join(name if term["weight"] == 1 else f"{term['weight']:g} {name}" for name, term in config["loss"].items())
+    terms = sorted(config["loss"].items(), key=lambda item: (item[0] != "ce", item[0]))
+    return " + ".join(name if term["weight"] == 1 else f"{term['weight']:g} {name}" for name, term in terms)
 
 
 def regularizers_label(config: dict[str, Any]) -> str:

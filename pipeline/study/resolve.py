@@ -14,6 +14,7 @@ from pipeline.study.trial_config import TrialConfig
 from pipeline.study.validate import check_ranges, fill_options, validate
 from pipeline.study.yaml_file import Path_
 
+COMPONENTS = ("dataset", "backbone")  # fields with a name and options
 TERM_DEFAULTS: dict[str, Any] = {"weight": 1.0, "start_epoch": 0}
 
 
@@ -64,16 +65,18 @@ class Resolver:
         """
         merged, locate = self._merge(layers)
         merged["dataset"] = self._dataset(self._required(merged, "dataset"), locate)
-        self._required(merged, "backbone")
-        merged["backbone"] = self._component(self.vocabulary.backbones, merged["backbone"], locate, ("backbone",))
-        merged["loss"] = self._loss(merged.get("loss") or {"ce": {}}, locate)
+        backbone = self._named(self._required(merged, "backbone"), self.vocabulary.backbones, locate, ("backbone",))
+        merged["backbone"] = self._component(self.vocabulary.backbones, *backbone, locate, ("backbone",))
+        # Arms add to `defaults.loss`, which is plain cross-entropy unless it says otherwise.
+        terms = merged.get("loss") or {}
+        merged["loss"] = self._loss(terms if "loss" in layers[0].values else merge({"ce": {}}, terms), locate)
         merged["regularizers"] = [
-            self._component(self.vocabulary.regularizers, {"name": name, **(options or {})}, locate, ("regularizers", name))
+            self._component(self.vocabulary.regularizers, name, options or {}, locate, ("regularizers", name))
             for name, options in (merged.get("regularizers") or {}).items()
         ]
         for component in merged["regularizers"]:
-            options = {key: value for key, value in component.items() if key != "name"}
-            check_ranges(self.vocabulary.regularizers, component["name"], options, lambda _, c=component: locate(("regularizers", c["name"])))  # type: ignore[misc]
+            name, options = component["name"], {key: value for key, value in component.items() if key != "name"}
+            check_ranges(self.vocabulary.regularizers, name, options, lambda _, n=name: locate(("regularizers", n)))  # type: ignore[misc]
         config = validate(TrialConfig, merged, locate)
         self._check_terms(config, locate)
         return config.to_dict()
@@ -85,29 +88,37 @@ class Resolver:
 
     def _merge(self, layers: list[Layer]) -> tuple[dict[str, Any], Callable[[Path_], str]]:
         merged: dict[str, Any] = {}
+        loose: dict[str, set[str]] = {}
         for layer in layers:
             if not isinstance(layer.values, dict):
                 raise ConfigError(f"{self.file.locate(layer.place)}: expected a mapping of fields, got {layer.values!r}.")
-            merged = merge(merged, {key: self._normal(key, value, layer) for key, value in layer.values.items()})
+            for key, value in layer.values.items():
+                normal = self._normal(key, value, layer)
+                if key in COMPONENTS:
+                    merged[key] = _lay_component(merged.get(key, {}), normal, loose.setdefault(key, set()))
+                else:
+                    merged = merge(merged, {key: normal})
         return merged, lambda path: self._locate(layers, path)
 
     def _required(self, merged: dict[str, Any], key: str) -> dict[str, Any]:
         if not merged.get(key):
-            raise ConfigError(f"{self.file.locate(('defaults',))}: {key!r} is set neither in the defaults nor by the table. Add `{key}: <name>`.")
+            place = self.file.locate(("defaults",))
+            raise ConfigError(f"{place}: {key!r} is set neither in the defaults nor by the table. Add `{key}: <name>`.")
         return merged[key]  # type: ignore[no-any-return]
 
     # --- one field at a time -----------------------------------------------------------------------------------------------------
 
     def _normal(self, key: str, value: Any, layer: Layer) -> Any:
         """The long form of a shorthand: components as {"name": ...}, regularizers as an ordered mapping name -> options."""
-        if key in ("dataset", "backbone") and isinstance(value, str):
+        if key in COMPONENTS and isinstance(value, str):
             return {"name": value}
-        if key in ("dataset", "backbone") and not isinstance(value, dict):
+        if key in COMPONENTS and not isinstance(value, dict):
             raise ConfigError(f"{self._locate([layer], (key,))}: expected a name or a mapping with `name`, got {value!r}.")
         if key == "loss" and isinstance(value, str):
             return {value: {}}
         if key == "loss" and not isinstance(value, dict):
-            raise ConfigError(f"{self._locate([layer], (key,))}: expected a mapping of loss name to options, e.g. cam: {{weight: 1.0}}, got {value!r}.")
+            place = self._locate([layer], (key,))
+            raise ConfigError(f"{place}: expected a mapping of loss name to options, e.g. cam: {{weight: 1.0}}, got {value!r}.")
         if key == "regularizers":
             return self._regularizers(value, layer)
         return value
@@ -130,13 +141,17 @@ class Resolver:
                 chosen[name] = options
             return Replace({name: options for name, options in chosen.items() if name != "none"})
         if isinstance(value, dict):
+            for name, options in value.items():
+                if options is not None and not isinstance(options, dict):
+                    place = self._locate([layer], ("regularizers", name))
+                    raise ConfigError(f"{place}: expected a mapping of options of {name!r} such as {{option: value}}, got {options!r}.")
             return Replace(value) if layer.field == "regularizers" else value
-        raise ConfigError(f"{self._locate([layer], ('regularizers',))}: expected a name, a list or a mapping of regularizers, got {value!r}.")
+        place = self._locate([layer], ("regularizers",))
+        raise ConfigError(f"{place}: expected a name, a list or a mapping of regularizers, got {value!r}.")
 
     def _dataset(self, component: dict[str, Any], locate: Callable[[Path_], str]) -> dict[str, Any]:
-        name = component.get("name")
+        name, options = self._named(component, self.vocabulary.datasets, locate, ("dataset",))
         declared = self.file.study.datasets.get(str(name))
-        options = {key: value for key, value in component.items() if key != "name"}
         if declared is not None:
             base = ("datasets", str(name))
             if "source" not in declared:
@@ -160,11 +175,17 @@ class Resolver:
                 raise ConfigError(f"{place(())}: unknown dataset {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.")
         return {"name": str(name), "source": source, **fill_options(self.vocabulary.datasets, source, options, place)}
 
-    def _component(self, registry: Registry[Any], component: dict[str, Any], locate: Callable[[Path_], str], base: Path_) -> dict[str, Any]:
-        options = {key: value for key, value in component.items() if key != "name"}
+    def _named(
+        self, component: dict[str, Any], registry: Registry[Any], locate: Callable[[Path_], str], base: Path_
+    ) -> tuple[str, dict[str, Any]]:
         name = component.get("name")
         if name is None:
             raise ConfigError(f"{locate(base)}: 'name' is missing. Known: {', '.join(registry.names())}.")
+        return name, {key: value for key, value in component.items() if key != "name"}
+
+    def _component(
+        self, registry: Registry[Any], name: str, options: dict[str, Any], locate: Callable[[Path_], str], base: Path_
+    ) -> dict[str, Any]:
         return {"name": name, **fill_options(registry, name, options, lambda path: locate((*base, *path)))}
 
     def _loss(self, terms: dict[str, Any], locate: Callable[[Path_], str]) -> dict[str, Any]:
@@ -181,12 +202,14 @@ class Resolver:
             for key in own:
                 known = [*self.vocabulary.losses.get(name, where=locate(here)).options, *TERM_DEFAULTS]
                 if key not in known:
-                    raise ConfigError(f"{locate((*here, key))}: loss {name!r} has no option {key!r}.{did_you_mean(key, known)} Known: {', '.join(sorted(known))}.")
+                    hint = f"{did_you_mean(key, known)} Known: {', '.join(sorted(known))}."
+                    raise ConfigError(f"{locate((*here, key))}: loss {name!r} has no option {key!r}.{hint}")
             options = fill_options(self.vocabulary.losses, name, own, lambda path, h=here: locate((*h, *path)))  # type: ignore[misc]
             check_ranges(self.vocabulary.losses, name, options, lambda _, h=here: locate(h))  # type: ignore[misc]
             if common["weight"] != 0:
                 resolved[name] = {"weight": float(common["weight"]), "start_epoch": common["start_epoch"], **options}
-        return resolved
+        # Terms are added up in this order: canonical, since a sum of floats depends on it.
+        return dict(sorted(resolved.items()))
 
     def _check_common(self, name: str, common: dict[str, Any], locate: Callable[[Path_], str]) -> None:
         weight, start = common["weight"], common["start_epoch"]
@@ -197,7 +220,10 @@ class Resolver:
 
     def _check_terms(self, config: TrialConfig, locate: Callable[[Path_], str]) -> None:
         if not any(term["start_epoch"] == 0 for term in config.loss.values()):
-            raise ConfigError(f"{locate(('loss',))}: no loss term is active at epoch 0, so there is nothing to train. Give one term start_epoch: 0 and weight > 0.")
+            raise ConfigError(
+                f"{locate(('loss',))}: no loss term is active at epoch 0, so there is nothing to train. "
+                "Give one term start_epoch: 0 and weight > 0."
+            )
         for name, term in config.loss.items():
             if term["start_epoch"] >= config.epochs:
                 raise ConfigError(
@@ -208,15 +234,16 @@ class Resolver:
     def _locate(self, layers: list[Layer], path: Path_) -> str:
         """The place in the study file of a field: the last layer that sets it, or sets the longest part of it."""
         best, depth = layers[0].place if layers else (), -1
+        missing: Path_ = path
         for layer in layers:
             got = _depth(layer.values, path)
             if got and got >= depth:
                 depth = got
-                best = layer.place if layer.field else (*layer.place, *path[:got])
-        rest = path[max(depth, 0) :]
-        place = self.file.locate(best)
-        missing = ".".join(map(str, rest))
-        return f"{place}.{missing}" if missing and depth >= 0 else place if depth >= 0 else f"{self.file.locate(('defaults',))}.{missing}"
+                field = tuple(layer.field.split(".")) if layer.field else ()
+                best = (*layer.place, *path[len(field) : got])
+                # A level of `optimizer.momentum` is named as it stands when it clashes with another part of the optimizer.
+                missing = path[got:] if path[: len(field)] == field else ()
+        return ".".join([self.file.locate(best), *map(str, missing)])
 
 
 class Replace(dict[str, Any]):
@@ -224,16 +251,28 @@ class Replace(dict[str, Any]):
 
 
 def merge(base: dict[str, Any], top: dict[str, Any]) -> dict[str, Any]:
-    """`top` laid over `base`: mappings are merged, everything else, and a component that is named anew, is replaced."""
+    """`top` laid over `base`: mappings are merged, everything else is replaced."""
     result = dict(base)
     for key, value in top.items():
         old = result.get(key)
-        renamed = isinstance(value, dict) and "name" in value and isinstance(old, dict) and old.get("name") != value["name"] and key in ("dataset", "backbone")
-        if isinstance(value, dict) and isinstance(old, dict) and not isinstance(value, Replace) and not renamed:
+        if isinstance(value, dict) and isinstance(old, dict) and not isinstance(value, Replace):
             result[key] = merge(old, value)
         else:
             result[key] = copy.deepcopy(dict(value)) if isinstance(value, dict) else value
     return result
+
+
+def _lay_component(old: dict[str, Any], top: dict[str, Any], loose: set[str]) -> dict[str, Any]:
+    """A dataset or backbone over another: one that is named anew drops the options that came with the old name.
+
+    Options given without a name (`backbone.dropout: 0.1`) are meant for whatever is named there, and stay; `loose` keeps track of them.
+    """
+    if "name" not in top:
+        loose |= set(top)
+    elif old.get("name") != top["name"]:
+        old = {key: value for key, value in old.items() if key in loose}
+        loose -= set(top)
+    return merge(old, top)
 
 
 def nested(field: str, value: Any) -> dict[str, Any]:

@@ -5,24 +5,21 @@ from __future__ import annotations
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.registry import Registry
+from pipeline.study.yaml_file import dotted
 
 T = TypeVar("T")
 Locate = Callable[[tuple[str | int, ...]], str]
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """'tables.backbones.rows[2]' from its parts."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
+_YAML_WORDS = {  # pydantic speaks of objects and arrays, as JSON does
+    **dict.fromkeys(("dict_type", "model_type", "dataclass_type"), "expected a mapping of keys to values"),
+    "list_type": "expected a list",
+}
 
 
 def validate(kind: type[T], value: Any, locate: Locate = dotted) -> T:
@@ -36,7 +33,7 @@ def validate(kind: type[T], value: Any, locate: Locate = dotted) -> T:
     """
     try:
         # As JSON, since strict mode refuses a dictionary for a dataclass only in Python mode; YAML dates become the text they were.
-        return _adapter(kind).validate_json(json.dumps(value, default=str))
+        return _adapter(kind).validate_json(json.dumps(value, default=str))  # type: ignore[no-any-return, arg-type]
     except ValidationError as error:
         raise ConfigError("\n".join(_line(problem, kind, locate) for problem in error.errors())) from error
 
@@ -83,10 +80,11 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 @functools.cache
 def _options_model(registry: Registry[Any], name: str) -> type[BaseModel]:
     fields: dict[str, Any] = {
-        key: (annotation, ... if default is inspect.Parameter.empty else default)
+        key: (Any if annotation is inspect.Parameter.empty else annotation, ... if default is inspect.Parameter.empty else default)
         for key, (annotation, default) in registry.get(name).options.items()
     }
-    return create_model(f"{registry.kind} {name}", __config__=ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=()), **fields)
+    config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
+    return create_model(f"{registry.kind} {name}", __config__=config, **fields)
 
 
 def options_schema(registry: Registry[Any], name: str) -> dict[str, Any]:
@@ -103,12 +101,21 @@ def _line(problem: Any, kind: Any, locate: Locate) -> str:
     if code in ("missing", "missing_argument"):
         return f"{locate(loc)}: {loc[-1]!r} is missing; it has no default."
     if code == "value_error":
-        return f"{locate(loc)}: {str(problem['ctx']['error']).rstrip('.')}."
+        message = str(problem["ctx"]["error"]).rstrip(".")
+        field = _field_in(message, kind, loc)
+        return f"{locate((*loc, *field))}: {message}."
     if code == "literal_error":
         allowed = problem["ctx"]["expected"]
         names = [word.strip("'") for word in allowed.replace(" or ", ", ").split(", ")]
         return f"{locate(loc)}: got {given!r}.{did_you_mean(given, names)} Allowed: {allowed}."
-    return f"{locate(loc)}: {_lower(problem['msg'])}, got {given!r}."
+    message = _YAML_WORDS.get(code) or _lower(problem["msg"])
+    return f"{locate(loc)}: {message}, got {given!r}."
+
+
+def _field_in(message: str, kind: Any, path: tuple[str | int, ...]) -> tuple[str, ...]:
+    """The field that a typed class's own check speaks of: its messages begin with the name, e.g. 'lr must be > 0'."""
+    parts = tuple(message.split(" ", 1)[0].split("."))
+    return parts if all(part in _known_keys(kind, (*path, *parts[:i])) for i, part in enumerate(parts)) else ()
 
 
 def _lower(message: str) -> str:

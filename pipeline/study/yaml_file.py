@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 
 Path_ = tuple[str | int, ...]
 
@@ -34,34 +35,62 @@ def read_yaml(path: Path, what: str) -> tuple[dict[str, Any], dict[Path_, int]]:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
-        raise ConfigError(f"No {what} at {path}. There is: {', '.join(near) or 'nothing in that folder'}.") from error
+        hint = did_you_mean(str(path), near)
+        raise ConfigError(f"No {what} at {path}.{hint} There is: {', '.join(near) or 'nothing in that folder'}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"The {what} {path} cannot be read: {error}.") from error
-    loader = _Loader(text)
+    lines: dict[Path_, int] = {}
     try:
-        node = loader.get_single_node()
-        lines: dict[Path_, int] = {}
-        if node is not None:
-            _mark(node, (), lines, path)
-        value = loader.construct_document(node) if node is not None else None
+        loader = _Loader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _mark(node, (), lines, path)
+            value = loader.construct_document(node) if node is not None else None
+        finally:
+            loader.dispose()
+    except ConfigError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise ConfigError(f"{place}: not valid YAML: {error.problem or error.context}.") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
         raise ConfigError(f"{path}: not valid YAML: {error}.") from error
-    finally:
-        loader.dispose()
+    except RecursionError as error:
+        raise ConfigError(f"{path}: nested too deeply, or an alias (*name) stands inside what it names. Write that part out.") from error
     if not isinstance(value, dict):
-        raise ConfigError(f"{path}: a {what} must be a mapping of keys to values, got {'nothing' if value is None else type(value).__name__}.")
+        given = "nothing" if value is None else type(value).__name__
+        raise ConfigError(f"{path}: a {what} must be a mapping of keys to values, got {given}.")
     return value, lines
+
+
+def locate(file: Path, lines: dict[Path_, int], path: Path_) -> str:
+    """'studies/quick.yaml:17: tables.backbones.rows' for a path of keys, with the line of its nearest known parent."""
+    known = tuple(path)
+    while known and known not in lines:
+        known = known[:-1]
+    line = f":{lines[known]}" if known else ""
+    return f"{file}{line}: {dotted(path)}" if path else str(file)
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """'tables.backbones.rows[2]' from its parts."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
 
 
 def _mark(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: Path) -> None:
     if isinstance(node, yaml.MappingNode):
         for key_node, value_node in node.value:
-            key = (*path, key_node.value)
             line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise ConfigError(f"{file}:{line}: a key must be a word or a number, not a {key_node.id}. Are there quotes missing?")
+            if key_node.tag != "tag:yaml.org,2002:merge":
+                key_node.tag = "tag:yaml.org,2002:str"  # a key is what is written: `no`, `1` and `2024-01-01` are names
+            key = (*path, key_node.value)
             if key in lines and key_node.value != "<<":
                 raise ConfigError(f"{file}:{line}: the key {key_node.value!r} stands twice, first in line {lines[key]}. Keep one.")
             lines[key] = line

@@ -43,14 +43,18 @@ def evaluate(model: torch.nn.Module, feed: SplitFeed, autocast: Callable[[], Abs
 
     Returns:
         acc_top1, acc_top5 (where K > 5), loss (nats), and with masks caam_energy, cam_energy (map of the labelled class),
-        flat_energy (what a constant map would get); fractions in [0, 1] but for the loss. Nothing for an empty split.
+        flat_energy (what a constant map would get); fractions in [0, 1] but for the loss. Energies are means over the images whose
+        mask is not empty. Nothing for an empty split, no energies where every mask is empty.
     """
     was_training = model.training
     model.eval()
     sums: dict[str, Tensor] = {}
+    counts: dict[str, Tensor] = {}
 
-    def add(name: str, value_B: Tensor) -> None:
-        sums[name] = sums.get(name, torch.zeros((), device=feed.device, dtype=torch.float64)) + value_B.sum(dtype=torch.float64)
+    def add(name: str, value_B: Tensor, counted_B: Tensor | None = None) -> None:
+        counted_B = torch.ones_like(value_B, dtype=torch.bool) if counted_B is None else counted_B
+        sums[name] = sums.get(name, 0) + value_B.double().masked_fill(~counted_B, 0).sum()
+        counts[name] = counts.get(name, 0) + counted_B.sum()
 
     for start in range(0, len(feed), EVAL_BATCH):
         rows = slice(start, start + EVAL_BATCH)
@@ -66,8 +70,10 @@ def evaluate(model: torch.nn.Module, feed: SplitFeed, autocast: Callable[[], Abs
         if feed.mask_NHW is not None:
             mask_BYX = feed.mask_NHW[rows].to(feed.device)
             feature_map_BCHW = feature_map_BCHW.float()
-            add("caam_energy", energy_on_mask(caam(feature_map_BCHW), mask_BYX))
-            add("cam_energy", energy_on_mask(cam(feature_map_BCHW, model.classifier_weight_KC.float(), label_B), mask_BYX))
-            add("flat_energy", mask_BYX.float().mean((1, 2)))
+            area_B = mask_BYX.float().mean((1, 2))
+            cam_BHW = cam(feature_map_BCHW, model.classifier_weight_KC.float(), label_B)
+            add("caam_energy", energy_on_mask(caam(feature_map_BCHW), mask_BYX), area_B > 0)
+            add("cam_energy", energy_on_mask(cam_BHW, mask_BYX), area_B > 0)
+            add("flat_energy", area_B, area_B > 0)
     model.train(was_training)
-    return {name: float(value) / len(feed) for name, value in sums.items()}
+    return {name: float(value) / int(counts[name]) for name, value in sums.items() if counts[name] > 0}

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from pipeline.batch import Batch, Target
-from pipeline.training.augment import crop_flip
 from pipeline.data.image_data import ImageData, Split
 from pipeline.study.trial_config import Augment
+from pipeline.training.augment import crop_flip
 
 RESIDENT_SHARE = 0.5  # of the free device memory that images may take before they stay on the host
 

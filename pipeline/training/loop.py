@@ -113,7 +113,11 @@ def fit(
         if is_best:
             best_val, result.best_val_epoch = row["metric_val_acc_top1"], epoch + 1
             if keep_best:
-                result.best_state = {name: value.detach().cpu().clone() for name, value in evaluated.state_dict().items()}
+                result.best_state = {
+                    # Weights lie channels-last while training; files take plain layout only.
+                    name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+                    for name, value in evaluated.state_dict().items()
+                }
         if settings.evaluate_test == "each_epoch" or is_best or epoch + 1 == settings.epochs:
             row |= {f"metric_test_{name}": value for name, value in evaluate(evaluated, test, autocast).items()}
         row["time_epoch_s"] = time.perf_counter() - started
@@ -167,6 +171,8 @@ class LossMeter:
         return {f"metric_train_{'loss' if name == 'total' else name}": float(value) / steps for name, value in self.sums.items()}
 
     def _check(self) -> None:
+        if self.checked == len(self.totals):
+            return  # the epoch's last step has just been looked at
         recent = torch.stack(self.totals[self.checked :])
         bad = (~torch.isfinite(recent)).nonzero()
         if len(bad):

@@ -23,7 +23,8 @@ class Objective:
         self.terms = []
         for name, settings in terms.items():
             options = {key: value for key, value in settings.items() if key not in ("weight", "start_epoch")}
-            self.terms.append((name, settings.get("weight", WEIGHT), settings.get("start_epoch", START_EPOCH), losses.create(name, **options)))
+            weight, start_epoch = settings.get("weight", WEIGHT), settings.get("start_epoch", START_EPOCH)
+            self.terms.append((name, weight, start_epoch, losses.create(name, **options)))
 
     def __call__(self, inputs: LossInputs, epoch: int) -> dict[str, Tensor]:
         """Unweighted terms by name, and their weighted sum as 'total'."""

@@ -1,0 +1,59 @@
+"""Serial and Ray, one worker and two: equal metrics, trial by trial."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.store.records import Record
+from pipeline.store.trial_store import TrialStore
+from tests.e2e.project import Project
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+def train(project: Project, store: str, executor: str, workers: str) -> dict[str, Record]:
+    text = (project.folder / "params.yaml").read_text(encoding="utf-8")
+    changed = text.replace("url: store", f"url: {store}").replace("executor: serial", f"executor: {executor}")
+    changed = changed.replace("max_concurrent: null", f"max_concurrent: {workers}").replace("uri: sqlite:///mlflow.db", "uri: null")
+    (project.folder / "params.yaml").write_text(changed, encoding="utf-8")
+    project.ablate("run")
+    (project.folder / "params.yaml").write_text(text, encoding="utf-8")
+    return TrialStore(project.folder / store).records()
+
+
+def test_executor_and_number_of_workers_change_no_number(project: Project) -> None:
+    """Weights, bit for bit, and all metrics are the same whoever ran the trials."""
+    serial = train(project, "store-serial", "serial", "null")
+    one = train(project, "store-one", "ray", "1")
+    two = train(project, "store-two", "ray", "2")
+    assert len(serial) == 4
+    for other in (one, two):
+        assert other.keys() == serial.keys()
+        for trial_id, record in serial.items():
+            metrics = {key: value for key, value in record.items() if key.startswith("metric_")}
+            assert metrics == {key: value for key, value in other[trial_id].items() if key.startswith("metric_")}
+            assert record["weights_sha256"] == other[trial_id]["weights_sha256"]
+
+
+def test_a_wrong_ray_address_is_one_clear_message(project: Project) -> None:
+    """A cluster that is not there gives exit status 2 and says what to do; the store stays as it was."""
+    project.set_param("executor: serial", "executor: ray")
+    project.ablate("prepare")
+    import os
+    import subprocess
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline", "run"],
+        cwd=project.folder,
+        env={**project.environment, "RAY_ADDRESS": "127.0.0.1:1", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"},
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert "RAY_ADDRESS='127.0.0.1:1'" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((project.folder / "store").rglob("*.parquet"))
+    assert os.path.exists(project.folder / "params.yaml")
