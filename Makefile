@@ -14,7 +14,7 @@ study: .venv/installed
 	@ablate table
 
 test: .venv/installed
-	pytest
+	pytest -n auto --dist loadfile
 
 ui: .venv/installed
 	ablate ui

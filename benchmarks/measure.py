@@ -22,7 +22,7 @@ def arguments(description: str, *, repeats: int) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds; each round times every variant once")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="threads of torch on the CPU")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU; trials in parallel have one each")
     parser.add_argument("--write", action="store_true", help="also write benchmarks/results/<name>-<device>.md")
     options = parser.parse_args()
     options.device = torch.device(options.device)
@@ -36,7 +36,9 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def interleaved(variants: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, warmup: int = 2) -> dict[str, list[float]]:
+def interleaved(
+    variants: Mapping[str, Callable[[], object]], *, repeats: int, device: torch.device, warmup: int = 2
+) -> dict[str, list[float]]:
     """Seconds of each variant in each round. All variants run in every round, each round starting with another one.
 
     So a slow second of the machine hits all variants alike, and ratios within a round are paired.
@@ -95,7 +97,8 @@ def report(name: str, title: str, body: str, options: argparse.Namespace) -> Non
         f"# {title}",
         "",
         f"- command: `python benchmarks/{name}.py --device {options.device.type} --repeats {options.repeats} --threads {options.threads}`",
-        f"- hardware: {processor()}, {os.cpu_count()} cores, {options.threads} torch threads{gpu}; load average {os.getloadavg()[0]:.1f} at the end",
+        f"- hardware: {processor()}, {os.cpu_count()} cores, torch threads: {options.threads}{gpu}",
+        f"- load average when done: {os.getloadavg()[0]:.1f} (well above the number of threads means that other work disturbed the clock)",
         f"- versions: Python {platform.python_version()}, torch {torch.__version__}, torchvision {torchvision.__version__}",
         f"- measured: {time.strftime('%Y-%m-%d')}; variants take turns within a round, ratios are paired within a round",
         "",

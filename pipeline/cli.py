@@ -52,8 +52,9 @@ def prepare(study: StudyOption = None, as_json: JsonOption = False) -> None:
         return
     for folder, entry in summary.items():
         splits = ", ".join(f"{name} {count}" for name, count in entry["splits"].items())
-        size = "x".join(map(str, entry["shape"]))
-        out.print(f"{entry['name']}: {splits}; {size}, {entry['classes']} classes, digest {entry['digest'][:12]} in {params.data.prepared}/{folder}")
+        kind = f"{'x'.join(map(str, entry['shape']))}, {entry['classes']} classes"
+        place = f"digest {entry['digest'][:12]} in {params.data.prepared}/{folder}"
+        out.print(f"{entry['name']}: {splits}; {kind}, {place}", highlight=False, soft_wrap=True)
 
 
 @app.command(epilog="Example:  ablate plan --study quick --json")
@@ -87,7 +88,9 @@ def plan(study: StudyOption = None, as_json: JsonOption = False) -> None:
 @app.command(epilog="Examples:  ablate run · ablate run --study cifar10_small · ablate run --trial 3f9c0a12")
 def run(
     study: StudyOption = None,
-    trial: Annotated[list[str] | None, typer.Option("--trial", "-t", help="Only this trial (id or its beginning); may be repeated.")] = None,
+    trial: Annotated[
+        list[str] | None, typer.Option("--trial", "-t", help="Only this trial (id or its beginning); may be repeated.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Train what is missing, with live progress. Ctrl-C is safe: finished trials are stored, the next run continues.
@@ -110,7 +113,9 @@ def run(
     else:
         out.print(outcome.line(), highlight=False)
         for record in [*outcome.diverged, *outcome.failed]:
-            out.print(f"  {record['failure']}: {record.get('name', '')} [{record['trial_id']}]: {record['reason']}", highlight=False, markup=False)
+            out.print(
+                f"  {record['failure']}: {record.get('name', '')} [{record['trial_id']}]: {record['reason']}", highlight=False, markup=False
+            )
     if outcome.diverged or outcome.failed or (outcome.missing and only is None):
         raise typer.Exit(1)
 
@@ -146,7 +151,9 @@ def trials(study: StudyOption = None, as_json: JsonOption = False) -> None:
     table = Table("trial", "state", "name", "tables", "test acc (last)")
     for row in rows:
         accuracy = row["metrics"].get("metric_test_acc_top1_last")
-        table.add_row(row["trial_id"], row["state"], row["name"], ", ".join(row["tables"]), "" if accuracy is None else f"{100 * accuracy:.2f} %")
+        table.add_row(
+            row["trial_id"], row["state"], row["name"], ", ".join(row["tables"]), "" if accuracy is None else f"{100 * accuracy:.2f} %"
+        )
     out.print(table)
 
 

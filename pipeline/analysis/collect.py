@@ -56,7 +56,9 @@ def collect(plan_file: Path, store: TrialStore, run_ids: dict[str, str]) -> Resu
     if history is None:
         history = pa.table({"trial_id": pa.array([], pa.string()), "epoch": pa.array([], pa.int64())})
     trials = rows_to_table(rows)
-    return Results(trials, history.sort_by([("trial_id", "ascending"), ("epoch", "ascending")]), len(records.keys() - {r["trial_id"] for r in rows}))
+    return Results(
+        trials, history.sort_by([("trial_id", "ascending"), ("epoch", "ascending")]), len(records.keys() - {r["trial_id"] for r in rows})
+    )
 
 
 def write_results(results: Results, folder: Path) -> None:

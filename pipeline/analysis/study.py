@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 from pipeline.analysis.aggregate import summary_metrics
 from pipeline.analysis.collect import collect, read_run_ids, write_results
@@ -37,5 +36,3 @@ def aggregate(store_url: str, *, say: Callable[[str], None] = print) -> list[Tab
         say(render_text(table) + "\n")
     say(f"{len(results.trials)} planned trials; {results.ignored} stored records of other plans ignored.")
     return tables
-
-

@@ -22,7 +22,10 @@ LOW_DISK_GIB = 2
 
 def examine(study: str | None) -> Iterator[tuple[bool, str]]:
     """Findings as (is it fine, one line that says what and, where not, what to do)."""
-    yield sys.version_info >= (3, 11), f"Python {platform.python_version()}" + ("" if sys.version_info >= (3, 11) else ": 3.11 or newer is needed")
+    yield (
+        sys.version_info >= (3, 11),
+        f"Python {platform.python_version()}" + ("" if sys.version_info >= (3, 11) else ": 3.11 or newer is needed"),
+    )
     for name in (*NEEDED, *FOR_STUDIES):
         try:
             yield True, f"{name} {metadata.version(name)}"
@@ -31,7 +34,10 @@ def examine(study: str | None) -> Iterator[tuple[bool, str]]:
             yield False, f"{name} is not installed: pip install 'cam-ablate{extra}', or `make study`, which installs all"
     yield from _torch()
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield free >= LOW_DISK_GIB, f"{free:.1f} GiB free here" + ("" if free >= LOW_DISK_GIB else f"; less than {LOW_DISK_GIB} GiB may stop a study")
+    yield (
+        free >= LOW_DISK_GIB,
+        f"{free:.1f} GiB free here" + ("" if free >= LOW_DISK_GIB else f"; less than {LOW_DISK_GIB} GiB may stop a study"),
+    )
     try:
         params = load_params()
         yield True, "params.yaml"
@@ -50,7 +56,11 @@ def examine(study: str | None) -> Iterator[tuple[bool, str]]:
         from pipeline.orchestration.planning import make_plan
 
         plan = make_plan(file, params)
-        yield True, f"plan: {len(plan.trials)} trials" + (f"; {sum(map(len, plan.blocked.values()))} wait for data (`ablate prepare`)" if plan.blocked else "")
+        yield (
+            True,
+            f"plan: {len(plan.trials)} trials"
+            + (f"; {sum(map(len, plan.blocked.values()))} wait for data (`ablate prepare`)" if plan.blocked else ""),
+        )
     except PipelineError as error:
         yield False, str(error)
 

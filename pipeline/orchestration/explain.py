@@ -40,13 +40,23 @@ def explain(trial: PlannedTrial, records: Mapping[str, Record]) -> dict[str, Any
         for other in records.values():
             if "spec" in other:
                 stored = json.loads(other["spec"])
-                theirs = {**identity_parts(stored["config"], stored["data_digest"], stored["code_key"], stored["upstream"]), "seed": stored["seed"]}
+                theirs = {
+                    **identity_parts(stored["config"], stored["data_digest"], stored["code_key"], stored["upstream"]),
+                    "seed": stored["seed"],
+                }
                 distances.append((_differences(_flat(mine), _flat(theirs)), other["trial_id"]))
         if distances:
             differs, trial_id = min(distances, key=lambda pair: (len(pair[0]), "seed" not in pair[0], pair[1]))
             nearest = {"trial_id": trial_id, "differs": differs}
     state = trial.state if record is None else record["state"]
-    return {"trial_id": spec.trial_id, "name": trial.name, "state": state, "tables": list(trial.tables), "identity": mine, "nearest": nearest}
+    return {
+        "trial_id": spec.trial_id,
+        "name": trial.name,
+        "state": state,
+        "tables": list(trial.tables),
+        "identity": mine,
+        "nearest": nearest,
+    }
 
 
 def current_results(plan: Plan, params: Params) -> Results:
@@ -127,7 +137,9 @@ def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 def _differences(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     keys = [*mine, *(key for key in theirs if key not in mine)]
-    return {key: (mine.get(key, "absent"), theirs.get(key, "absent")) for key in keys if mine.get(key, "absent") != theirs.get(key, "absent")}
+    return {
+        key: (mine.get(key, "absent"), theirs.get(key, "absent")) for key in keys if mine.get(key, "absent") != theirs.get(key, "absent")
+    }
 
 
 def _equal(a: Any, b: Any) -> bool:

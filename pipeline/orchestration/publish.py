@@ -62,7 +62,11 @@ def provenance() -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     versions = {name: metadata.version(name) for name in VERSIONS if _installed(name)}
     content = json.loads(DATASETS.read_text(encoding="utf-8")) if DATASETS.exists() else {}
-    return {"commit": commit or "not a git checkout", "versions": versions, "data": {entry["name"]: entry["digest"] for entry in content.values()}}
+    return {
+        "commit": commit or "not a git checkout",
+        "versions": versions,
+        "data": {entry["name"]: entry["digest"] for entry in content.values()},
+    }
 
 
 def _installed(name: str) -> bool:

@@ -81,6 +81,8 @@ def run_on_ray(trials: Sequence[PlannedTrial], context: Context, resources: Reso
                 failure_config=tune.FailureConfig(max_failures=LOST_WORKER_RETRIES),
             ),
         )
+        # It looks for the result files of each trial, which are switched off above on purpose.
+        logging.getLogger("ray.tune.analysis.experiment_analysis").disabled = True
         grid = tuner.fit()
         if watcher.last_error:
             raise StoreError(watcher.last_error)

@@ -16,8 +16,8 @@ from typing import Any
 from pipeline.errors import PipelineError, TrialError
 from pipeline.orchestration.execution import Context, run_serial
 from pipeline.orchestration.planning import Plan, PlannedTrial, check_code, missing
-from pipeline.orchestration.progress import ProgressView, warn
 from pipeline.orchestration.preparing import prepare_components
+from pipeline.orchestration.progress import ProgressView, warn
 from pipeline.orchestration.tracking import NullTracker, TrialView, open_tracker
 from pipeline.store.records import FINAL_FAILURES, Record
 from pipeline.store.trial_store import TrialStore
@@ -98,7 +98,9 @@ def run_plan(
     records = store.records()
     todo = [trial for trial in missing(plan, records) if only is None or trial.spec.trial_id in only]
     outcome = Outcome(started=len(todo))
-    todo = [replace(trial, attempt=records[trial.spec.trial_id]["attempt"] + 1) if trial.spec.trial_id in records else trial for trial in todo]
+    todo = [
+        replace(trial, attempt=records[trial.spec.trial_id]["attempt"] + 1) if trial.spec.trial_id in records else trial for trial in todo
+    ]
     todo_ids = {trial.spec.trial_id for trial in todo}
     if todo:
         store.check_writable()
@@ -232,8 +234,6 @@ def terminable(*, die_with_parent: bool) -> Iterator[None]:
 
 def write_outcomes(outcome: Outcome, path: Path) -> None:
     """Write what DVC tracks of a run: state and digest of each record, and its MLflow run."""
-    trials = {
-        trial_id: {**entry, "run_id": outcome.run_ids.get(trial_id)} for trial_id, entry in sorted(outcome.digests.items())
-    }
+    trials = {trial_id: {**entry, "run_id": outcome.run_ids.get(trial_id)} for trial_id, entry in sorted(outcome.digests.items())}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"trials": trials}, indent=1, sort_keys=True) + "\n", encoding="utf-8")

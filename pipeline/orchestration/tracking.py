@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from pipeline.orchestration.mlflow_mirror import History, Mirror, TrialView, epoch_points
-from pipeline.study.params import Tracking
 from pipeline.orchestration.tracking_uri import DEFAULT_URI, database_path, prepare_environment, redact, resolve_uri
+from pipeline.study.params import Tracking
 
 __all__ = ["DEFAULT_URI", "NullTracker", "Tracker", "TrialView", "open_tracker"]
 

@@ -218,7 +218,9 @@ class TrialStore:
         if key not in self._cache:
             path = f"{self.root}/segments/{key}"
             try:
-                table = pq.read_table(io.BytesIO(self.fs.cat_file(path)), page_checksum_verification=True)
+                table = pq.read_table(
+                    io.BytesIO(self.fs.cat_file(path)), page_checksum_verification=True, use_threads=False, pre_buffer=False
+                )
             except FileNotFoundError as error:
                 if suffix == HISTORY and name in self._segments():  # merging removes the records first, so this is no merge
                     raise StoreError(f"The store segment {path} is missing. {_mend(name)}") from error

@@ -51,7 +51,7 @@ def level_label(value: Any) -> str:
         return " + ".join(level_label(item) for item in value) or "none"
     if isinstance(value, dict):
         if "name" in value:
-            value = {value["name"]: {k: v for k, v in value.items() if k != "name"}}
+            value = {str(value["name"]): {k: v for k, v in value.items() if k != "name"}}
         parts = []
         for name, options in value.items():
             if isinstance(options, dict):

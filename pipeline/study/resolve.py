@@ -170,7 +170,7 @@ class Resolver:
             def place(path: Path_) -> str:
                 return locate(("dataset", *path))
 
-            if source not in self.vocabulary.datasets and self.file.study.datasets:
+            if source == name and name not in self.vocabulary.datasets and self.file.study.datasets:
                 known = [*self.vocabulary.datasets.names(), *self.file.study.datasets]
                 raise ConfigError(f"{place(())}: unknown dataset {name!r}.{did_you_mean(name, known)} Known: {', '.join(sorted(known))}.")
         return {"name": str(name), "source": source, **fill_options(self.vocabulary.datasets, source, options, place)}
@@ -181,6 +181,8 @@ class Resolver:
         name = component.get("name")
         if name is None:
             raise ConfigError(f"{locate(base)}: 'name' is missing. Known: {', '.join(registry.names())}.")
+        if not isinstance(name, str):
+            raise ConfigError(f"{locate((*base, 'name'))}: a name is a word, got {name!r}. Known: {', '.join(registry.names())}.")
         return name, {key: value for key, value in component.items() if key != "name"}
 
     def _component(

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+
 ROOT = Path(__file__).parents[2]
 STUDY = """\
 study: tiny
@@ -48,17 +49,24 @@ class Project:
     def run(self, *command: str, check: int | None = 0, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a command in the folder; `check` is the exit status it must have."""
         done = subprocess.run(
-            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
+            command,
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
         )
         assert check is None or done.returncode == check, f"{command} gave {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
     def start(self, *command: str) -> subprocess.Popen[str]:
         """Start a command in a process group of its own."""
-        log = (self.folder / "started.log").open("w", encoding="utf-8")
-        return subprocess.Popen(
-            command, cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
-        )
+        with (self.folder / "started.log").open("w", encoding="utf-8") as log:
+            return subprocess.Popen(
+                command, cwd=self.folder, env=self.environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True
+            )
 
     def ablate(self, *arguments: str, check: int | None = 0) -> subprocess.CompletedProcess[str]:
         """Run `ablate` with this project's code."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from pipeline.store.records import Record
@@ -39,10 +42,6 @@ def test_a_wrong_ray_address_is_one_clear_message(project: Project) -> None:
     """A cluster that is not there gives exit status 2 and says what to do; the store stays as it was."""
     project.set_param("executor: serial", "executor: ray")
     project.ablate("prepare")
-    import os
-    import subprocess
-    import sys
-
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "run"],
         cwd=project.folder,
@@ -56,4 +55,3 @@ def test_a_wrong_ray_address_is_one_clear_message(project: Project) -> None:
     assert "RAY_ADDRESS='127.0.0.1:1'" in done.stderr
     assert "Traceback" not in done.stderr
     assert not list((project.folder / "store").rglob("*.parquet"))
-    assert os.path.exists(project.folder / "params.yaml")

@@ -97,15 +97,21 @@ def test_code_identity_ignores_comments_and_sees_arithmetic(finished: Project) -
     first = trial_ids(finished)
     loop = finished.folder / "pipeline/training/loop.py"
     text = loop.read_text(encoding="utf-8")
-    loop.write_text(text.replace("            optimizer.step()\n", "            # the update\n            optimizer.step()\n"), encoding="utf-8")
+    loop.write_text(
+        text.replace("            optimizer.step()\n", "            # the update\n            optimizer.step()\n"), encoding="utf-8"
+    )
     assert loop.read_text(encoding="utf-8") != text
     assert trained(finished.run("dvc", "repro").stdout) == 0
     assert trial_ids(finished) == first
-    loop.write_text(text.replace("            optimizer.step()\n", "            optimizer.step()\n            optimizer.step()\n"), encoding="utf-8")
+    loop.write_text(
+        text.replace("            optimizer.step()\n", "            optimizer.step()\n            optimizer.step()\n"), encoding="utf-8"
+    )
     assert not trial_ids(finished) & first
     loop.write_text(text, encoding="utf-8")
     other = finished.folder / "pipeline/losses/unused.py"
-    other.write_text("from pipeline.losses import register\n\n\n@register('unused')\ndef unused():\n    return lambda inputs: inputs.logits_BK.sum()\n")
+    other.write_text(
+        "from pipeline.losses import register\n\n\n@register('unused')\ndef unused():\n    return lambda inputs: inputs.logits_BK.sum()\n"
+    )
     assert trial_ids(finished) == first
 
 

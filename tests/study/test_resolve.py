@@ -221,7 +221,7 @@ def test_numbers_take_the_type_of_their_field(configs: Any) -> None:
         ({"rows": {"backbone": [{"name": "resnet8", "num_classes": 3}]}}, r"has no option 'num_classes'; it is filled in by the pipeline"),
         ({"rows": {"backbone": [{"dropout": 0.1}]}}, r"rows\.backbone\[0\]: 'name' is missing\. Known: resnet20"),
         ({"rows": {"backbone": [3]}}, r"rows\.backbone\[0\]: expected a name or a mapping with `name`, got 3"),
-        ({"rows": {"backbone": [{"name": 3}]}}, r"Unknown backbone 3 in .*rows\.backbone\[0\]"),
+        ({"rows": {"backbone": [{"name": 3}]}}, r"rows\.backbone\[0\]\.name: a name is a word, got 3\. Known: resnet20"),
         (
             {"rows": {"backbone.dropout": ["much"]}, "set": {"backbone": "resnet8"}},
             r"rows\.backbone\.dropout\[0\]: .*valid number, got 'much'",
@@ -234,6 +234,8 @@ def test_numbers_take_the_type_of_their_field(configs: Any) -> None:
         ({"set": {"dataset": "folder"}}, r"set\.dataset\.root: 'root' is missing; it has no default"),
         ({"set": {"dataset.canvas": "wide"}}, r"set\.dataset\.canvas: .*valid integer, got 'wide'"),
         ({"set": {"dataset": {"name": "digits", "raw_root": "x"}}}, r"dataset 'digits' has no option 'raw_root'; it is filled in"),
+        ({"set": {"dataset": {"name": "mine", "source": []}}}, r"Unknown dataset \[\] in .*set\.dataset"),
+        ({"set": {"dataset": {"name": "mine", "source": "digit"}}}, r"Unknown dataset 'digit' in .*set\.dataset.*Did you mean 'digits'"),
         ({"datasets": {"mine": {"canvas": 3}}, "set": {"dataset": "mine"}}, r"datasets\.mine: 'source' is missing\. Known: digits, folder"),
         ({"datasets": {"mine": {"source": "digit"}}, "set": {"dataset": "mine"}}, r"Unknown dataset 'digit' in .*datasets\.mine\.source"),
         (
