@@ -30,7 +30,6 @@ app = typer.Typer(
 )
 StudyOption = Annotated[str | None, typer.Option("--study", "-s", help="Study to use: studies/NAME.yaml, or a path. Default: params.yaml.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
-out = Console()
 
 
 def main() -> None:
@@ -54,7 +53,7 @@ def prepare(study: StudyOption = None, as_json: JsonOption = False) -> None:
         splits = ", ".join(f"{name} {count}" for name, count in entry["splits"].items())
         kind = f"{'x'.join(map(str, entry['shape']))}, {entry['classes']} classes"
         place = f"digest {entry['digest'][:12]} in {params.data.prepared}/{folder}"
-        out.print(f"{entry['name']}: {splits}; {kind}, {place}", highlight=False, soft_wrap=True)
+        _say(f"{entry['name']}: {splits}; {kind}, {place}")
 
 
 @app.command(epilog="Example:  ablate plan --study quick --json")
@@ -77,12 +76,12 @@ def plan(study: StudyOption = None, as_json: JsonOption = False) -> None:
         table.add_row(name, *map(str, row.values()))
     table.add_section()
     table.add_row("total", *map(str, counts["totals"].values()))
-    out.print(table)
-    out.print(f"Estimate: {'unknown' if hours is None else f'{hours:.2f} trial-hours'} ({source}).", highlight=False)
+    Console().print(table)
+    _say(f"Estimate: {'unknown' if hours is None else f'{hours:.2f} trial-hours'} ({source}).")
     for trial in skipped[:5]:
-        out.print(f"skipped: {trial.name}: {trial.reason}", highlight=False)
+        _say(f"skipped: {trial.name}: {trial.reason}")
     for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
-        out.print(f"blocked: {reason}", highlight=False)
+        _say(f"blocked: {reason}")
 
 
 @app.command(epilog="Examples:  ablate run · ablate run --study cifar10_small · ablate run --trial 3f9c0a12")
@@ -102,20 +101,23 @@ def run(
     from pipeline.orchestration.run import run_plan
 
     file, params = _load(study)
+    make_plan(file, params)  # what is wrong with the study is said before hours of preparing data
     prepare_study(file, params, log=_note)
     made = make_plan(file, params)
     only = None if not trial else [_find(made.trials, prefix) for prefix in trial]
-    outcome = run_plan(made, params, only=only)
+    try:
+        outcome = run_plan(made, params, only=only)
+    except KeyboardInterrupt as interrupt:  # typer would only say "Aborted."
+        _note("\nInterrupted. Finished trials are stored; run the same command again to continue.")
+        raise typer.Exit(130) from interrupt
     if as_json:
         keys = {"started": outcome.started, "complete": outcome.complete, "skipped": outcome.skipped}
         troubles = {name: [dict(record)["trial_id"] for record in getattr(outcome, name)] for name in ("diverged", "failed")}
         _print_json({**keys, **troubles, "missing": [t.spec.trial_id for t in outcome.missing]})
     else:
-        out.print(outcome.line(), highlight=False)
+        _say(outcome.line())
         for record in [*outcome.diverged, *outcome.failed]:
-            out.print(
-                f"  {record['failure']}: {record.get('name', '')} [{record['trial_id']}]: {record['reason']}", highlight=False, markup=False
-            )
+            _say(f"  {record['failure']}: {record.get('name', '')} [{record['trial_id']}]: {record['reason']}")
     if outcome.diverged or outcome.failed or (outcome.missing and only is None):
         raise typer.Exit(1)
 
@@ -131,13 +133,13 @@ def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
     states: dict[str, int] = {}
     for row in rows:
         states[row["state"]] = states.get(row["state"], 0) + 1
-    out.print(f"{made.study}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "no trials"), highlight=False)
+    _say(f"{made.study}: " + (", ".join(f"{n} {state}" for state, n in states.items()) or "no trials"))
     for row in rows:
         if row["state"] == "failed":
-            out.print(f"  failed {row['name']}: {row['reason']}", highlight=False, markup=False)
-            out.print(f"         rerun: ablate run --study {made.study} --trial {row['trial_id']}", highlight=False)
+            _say(f"  failed {row['name']}: {row['reason']}")
+            _say(f"         rerun: ablate run --study {made.study} --trial {row['trial_id']}")
     for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
-        out.print(f"  blocked: {reason}", highlight=False)
+        _say(f"  blocked: {reason}")
 
 
 @app.command(epilog="Example:  ablate trials --json | python -m json.tool")
@@ -154,7 +156,7 @@ def trials(study: StudyOption = None, as_json: JsonOption = False) -> None:
         table.add_row(
             row["trial_id"], row["state"], row["name"], ", ".join(row["tables"]), "" if accuracy is None else f"{100 * accuracy:.2f} %"
         )
-    out.print(table)
+    Console().print(table)
 
 
 @app.command(epilog="Example:  ablate why 3f9c0a12")
@@ -170,15 +172,15 @@ def why(
     if as_json:
         _print_json(answer)
         return
-    out.print(f"{answer['name']}  [{found}]  {answer['state']}", highlight=False)
+    _say(f"{answer['name']}  [{found}]  {answer['state']}")
     for key, value in answer["identity"].items():
-        out.print(f"  {key}: {json.dumps(value, sort_keys=True)}", highlight=False, soft_wrap=True, markup=False)
+        _say(f"  {key}: {json.dumps(value, sort_keys=True)}")
     if answer["nearest"]:
-        out.print(f"Nearest stored trial: {answer['nearest']['trial_id']}. It differs in:", highlight=False)
+        _say(f"Nearest stored trial: {answer['nearest']['trial_id']}. It differs in:")
         for key, (mine, theirs) in answer["nearest"]["differs"].items():
-            out.print(f"  {key}: {mine} here, {theirs} there", highlight=False, soft_wrap=True, markup=False)
+            _say(f"  {key}: {mine} here, {theirs} there")
     elif answer["state"] == "planned":
-        out.print("The store is empty, so there is no trial to compare with.")
+        _say("The store is empty, so there is no trial to compare with.")
 
 
 @app.command(epilog="Examples:  ablate table · ablate table backbones · ablate table backbones --json")
@@ -216,8 +218,8 @@ def verify(as_json: JsonOption = False) -> None:
         _print_json({"cells": checked, "drift": drift})
     else:
         for line in drift:
-            out.print(line, highlight=False, markup=False)
-        out.print(f"{checked} cells checked against the store, {len(drift)} differ.", highlight=False)
+            _say(line)
+        _say(f"{checked} cells checked against the store, {len(drift)} differ.")
     if drift:
         raise typer.Exit(1)
 
@@ -234,7 +236,7 @@ def ui(
     uri = load_params().tracking.uri
     if uri is None:
         raise PipelineError("tracking.uri is null in params.yaml: there is nothing to show. Set it, for example to sqlite:///mlflow.db.")
-    serve_ui(uri, host=host, port=port, log=lambda line: out.print(line, highlight=False))
+    serve_ui(uri, host=host, port=port, log=_say)
 
 
 mlflow_app = typer.Typer(help="The MLflow mirror.", no_args_is_help=True)
@@ -248,7 +250,7 @@ def mlflow_rebuild(study: StudyOption = None) -> None:
 
     made, records, params = _planned(study)
     total = mirror(made, records, params, log=_note)
-    out.print(f"{total} trials of {made.study} are in MLflow. `dvc repro -sf report` adds the tables.", highlight=False)
+    _say(f"{total} trials of {made.study} are in MLflow. `dvc repro -sf report` adds the tables.")
 
 
 @app.command(epilog="Example:  ablate doctor")
@@ -258,7 +260,7 @@ def doctor(study: StudyOption = None) -> None:
 
     problems = 0
     for fine, line in examine(study):
-        out.print(("[green]ok[/green]    " if fine else "[red]wrong[/red] ") + line, highlight=False)
+        _say(("ok     " if fine else "wrong  ") + line)
         problems += not fine
     if problems:
         raise typer.Exit(2)
@@ -318,8 +320,12 @@ def _print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+
+
 def _note(line: str) -> None:
-    Console(stderr=True).print(line, highlight=False)
+    sys.stderr.write(line + "\n")
 
 
 if __name__ == "__main__":

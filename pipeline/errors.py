@@ -1,14 +1,14 @@
 """Every error a user can meet, in one tree.
 
-    PipelineError
-    ├── ConfigError (ValueError)     the study file, params.yaml or an argument is wrong      exit status 2
-    │   └── UnknownNameError         a name nobody registered, with the nearest known one     exit status 2
-    ├── DataError                    a dataset cannot be read or prepared                     exit status 2
-    ├── StoreError                   the trial store cannot be read or written                exit status 2
-    ├── ClusterError                 Ray cannot be reached or cannot offer what is asked      exit status 2
-    ├── IncompatibleError            two methods exclude each other: the cell is skipped
-    └── TrialError                   one trial is at fault, the study goes on                 exit status 1
-        └── DivergedError            the loss stopped being finite: final, never retried
+PipelineError
+├── ConfigError (ValueError)     the study file, params.yaml or an argument is wrong      exit status 2
+│   └── UnknownNameError         a name nobody registered, with the nearest known one     exit status 2
+├── DataError                    a dataset cannot be read or prepared                     exit status 2
+├── StoreError                   the trial store cannot be read or written                exit status 2
+├── ClusterError                 Ray cannot be reached or cannot offer what is asked      exit status 2
+├── IncompatibleError            two methods exclude each other: the cell is skipped
+└── TrialError                   one trial is at fault, the study goes on                 exit status 1
+    └── DivergedError            the loss stopped being finite: final, never retried
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from pipeline.data.image_data import ImageData
 from pipeline.store.records import Record
 from pipeline.study.spec import TrialSpec
 from pipeline.study.trial_config import Augment, Optimizer
-from pipeline.training.loop import Fit
+from pipeline.training.loop import Fit, fit
 from pipeline.trial import run_trial, summarise, weights_digest
 
 CAM = {"ce": {}, "cam": {"weight": 1.0}}
@@ -109,6 +109,22 @@ def test_a_regularizer_does_not_shift_the_streams_of_others(tiny_data: ImageData
     assert never["weights_sha256"] == plain["weights_sha256"]
 
 
+@pytest.mark.parametrize("backbone", ["resnet8", "resnet14"])
+def test_dropout_draws_from_its_own_seed(tiny_data: ImageData, make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+    """When training starts, torch's generator stands at seed_regularizer, however many numbers the initial weights took."""
+    from pipeline.tasks import classification
+
+    seen = []
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        seen.append(torch.get_rng_state())
+        return fit(*args, **kwargs)
+
+    monkeypatch.setattr(classification, "fit", watched)
+    record = run_trial(make_spec(backbone={"name": backbone}, epochs=1), data=tiny_data)
+    assert torch.equal(seen[0], torch.Generator().manual_seed(record["seed_regularizer"]).get_state())
+
+
 def test_selection_rules_are_read_off_the_history(make_data: Callable[..., ImageData], make_spec: MakeSpec) -> None:
     """`last`, `best_val` and `best_test` are the rows of the last epoch and of the first highest validation and test accuracy."""
     record = run_trial(make_spec(epochs=5, optimizer=Optimizer(lr=0.2), digest="any"), data=make_data(train=32, val=9, test=12))
@@ -139,6 +155,13 @@ def test_the_earliest_of_equal_epochs_is_chosen() -> None:
     ]
     row = summarise(Fit(history=history, best_val_epoch=2, train_s=1.0, steps=4))
     assert (row["metric_test_loss_best_val"], row["metric_test_loss_best_test"], row["metric_test_loss_last"]) == (1.0, 1.0, 3.0)
+
+
+def test_what_is_not_a_number_is_no_metric() -> None:
+    """A value that is not finite stays in the history and does not become a metric that could be averaged."""
+    history = [{"epoch": 1, "metric_test_acc_top1": 0.5, "metric_test_loss": float("inf"), "metric_test_cam_energy": float("nan")}]
+    row = summarise(Fit(history=history, train_s=1.0, steps=4))
+    assert {key for key in row if key.startswith("metric_")} == {"metric_test_acc_top1_last", "metric_test_acc_top1_best_test"}
 
 
 def test_selected_never_shows_best_test(make_data: Callable[..., ImageData], make_spec: MakeSpec) -> None:

@@ -10,10 +10,13 @@ import logging
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import joblib
 
 from pipeline.errors import ClusterError, PipelineError, StoreError
 from pipeline.orchestration.execution import Context, Listener, Worker
@@ -23,6 +26,7 @@ from pipeline.study.params import Resources
 
 OBJECT_STORE_BYTES = 256 * 2**20  # the plan is small and images are memory-mapped; Ray's own default is a third of the RAM
 LOST_WORKER_RETRIES = 3
+KNOCK_S = 5.0
 SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -98,9 +102,10 @@ def _connect(ray: Any, address: str | None, context: Context, resources: Resourc
     common = {"include_dashboard": False, "log_to_driver": False, "logging_level": "WARNING", "configure_logging": True}
     try:
         if address:
+            _knock(address)
             ray.init(address=address, **{key: common[key] for key in ("log_to_driver", "logging_level")})
             return
-        slots = len(os.sched_getaffinity(0)) // context.threads or 1
+        slots = joblib.cpu_count() // context.threads or 1
         if resources.max_concurrent:
             slots = min(slots, resources.max_concurrent)
         gpus: dict[str, Any] = {} if context.device == "cuda" else {"num_gpus": 0}
@@ -114,6 +119,22 @@ def _connect(ray: Any, address: str | None, context: Context, resources: Resourc
             f"No Ray cluster at RAY_ADDRESS={address!r}: {str(error).splitlines()[0]}. Start one (`ray start --head`), correct the address "
             "(host:port, or auto), or unset RAY_ADDRESS to run on this machine."
         ) from error
+
+
+def _knock(address: str) -> None:
+    """Try to reach the cluster's head: Ray itself waits for minutes where nobody listens, and may end the process.
+
+    Raises:
+        OSError: nobody listens there.
+        ValueError: the address is not of the form host:port.
+    """
+    place = address.removeprefix("ray://")
+    if place in ("auto", "local"):
+        return
+    host, colon, port = place.rpartition(":")
+    if not colon or not port.isdigit() or not 0 < int(port) < 65536:
+        raise ValueError("it is not of the form host:port")
+    socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S).close()
 
 
 def _check_capacity(available: dict[str, float], wanted: dict[str, float], address: str | None) -> None:

@@ -25,6 +25,8 @@ from pipeline.study.identity import digest
 from pipeline.study.params import Params
 from pipeline.study.project import absolute_url
 
+COMPACT_EVERY = 64  # finished trials between two merges of the store's small segments
+
 
 @dataclass
 class Outcome:
@@ -167,6 +169,7 @@ class _Driver:
 
     def __init__(self, study: str, view: ProgressView, tracker: NullTracker, store: TrialStore) -> None:
         self.study, self.view, self.tracker, self.store = study, view, tracker, store
+        self.stored = 0
 
     def started(self, trial: PlannedTrial) -> None:
         self.view.started(trial.spec.trial_id)
@@ -180,6 +183,9 @@ class _Driver:
         failed = record["state"] == "failed"
         self.view.finished(trial.spec.trial_id, trial.spec.config["epochs"], failed, f"{trial.name}: {record.get('reason', '')}")
         trial_id = trial.spec.trial_id
+        self.stored += 1
+        if self.stored % COMPACT_EVERY == 0:
+            self.store.compact()
         self.tracker.trial_finished(view_of(trial, self.study), record, lambda: TrialStore(self.store.url).history(trial_id))
 
     def aborted(self, trial: PlannedTrial) -> None:

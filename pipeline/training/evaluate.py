@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.losses.cam import caam, cam, min_max
+from pipeline.maps import caam, cam, min_max
 from pipeline.training.feed import SplitFeed
 
 EVAL_BATCH = 500

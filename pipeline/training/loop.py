@@ -70,9 +70,7 @@ def fit(
         DivergedError: the loss stopped being finite; names the first such step.
     """
     result = Fit()
-    train = TrainFeed(
-        data, device, batch_size=settings.batch_size, augment=settings.augment, order=order, augment_rng=augment
-    )
+    train = TrainFeed(data, device, batch_size=settings.batch_size, augment=settings.augment, order=order, augment_rng=augment)
     val = SplitFeed(data.split("val"), data.mean, data.std, device)
     test = SplitFeed(data.split("test"), data.mean, data.std, device)
     autocast = autocast_for(settings.precision, device)
@@ -87,9 +85,7 @@ def fit(
         model.train()
         terms = LossMeter(first_step=result.steps, epoch=epoch)
         for batch in train.epoch():
-            factor = lr_factor(
-                result.steps, steps_per_epoch=train.steps_per_epoch, epochs=settings.epochs, schedule=settings.schedule
-            )
+            factor = lr_factor(result.steps, steps_per_epoch=train.steps_per_epoch, epochs=settings.epochs, schedule=settings.schedule)
             set_lr(optimizer, settings.optimizer.lr * factor)
             for regularizer, generator in regularizers:
                 batch = regularizer.on_batch(batch, generator)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections import Counter
 
@@ -15,6 +16,7 @@ import pytest
 from tests.e2e.project import Project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+TRIALS = 6
 
 
 def stored(project: Project) -> Counter[str]:
@@ -49,8 +51,8 @@ def left_over(project: Project, patience: float = 30) -> list[str]:
 
 @pytest.fixture
 def long_study(project: Project) -> Project:
-    """Eight trials of a few seconds each."""
-    project.write_study(seeds=4)
+    """Six trials of a few seconds each."""
+    project.write_study(seeds=3)
     file = project.folder / "studies/tiny.yaml"
     file.write_text(file.read_text().replace("epochs: 2", "epochs: 25"), encoding="utf-8")
     return project
@@ -65,30 +67,42 @@ def test_sigkill_of_the_driver_loses_and_repeats_nothing(long_study: Project) ->
     before = stored(long_study)
     assert not left_over(long_study)
     done = long_study.run("dvc", "repro")
-    assert f"({8 - len(before)} trained now)" in done.stdout
+    assert f"({TRIALS - len(before)} trained now)" in done.stdout
     after = stored(long_study)
     assert set(after.values()) == {1}
-    assert len(after) == 8
+    assert len(after) == TRIALS
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_interrupting_repro_on_ray_caches_nothing_and_leaves_no_process(long_study: Project, number: signal.Signals) -> None:
-    """Ctrl-C (or SIGTERM) during a Ray run ends non-zero, with no outcome, no cache entry and no process; repro then continues."""
+def test_ctrl_c_during_repro_on_ray_caches_nothing_and_leaves_no_process(long_study: Project) -> None:
+    """Ctrl-C during a Ray run ends non-zero, with no outcome, no cache entry and no process; repro then continues."""
     long_study.set_param("executor: serial", "executor: ray")
     process = long_study.start("dvc", "repro")
     wait_for_records(long_study, process, 1)
-    os.killpg(process.pid, number)
+    os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=60) != 0
     assert not left_over(long_study)
     assert not (long_study.folder / "results/outcomes.json").exists()
-    lock = (long_study.folder / "dvc.lock").read_text(encoding="utf-8")
-    assert "  run:" not in lock
+    assert "  run:" not in (long_study.folder / "dvc.lock").read_text(encoding="utf-8")
     before = stored(long_study)
-    assert 1 <= len(before) < 8
-    long_study.run("dvc", "repro")
+    assert 1 <= len(before) < TRIALS
+    long_study.set_param("executor: ray", "executor: serial")
+    done = long_study.run("dvc", "repro")
+    assert f"({TRIALS - len(before)} trained now)" in done.stdout
     after = stored(long_study)
-    assert len(after) == 8
+    assert len(after) == TRIALS
     assert set(after.values()) == {1}
+
+
+def test_sigterm_ends_a_run_as_cleanly_as_ctrl_c(long_study: Project) -> None:
+    """SIGTERM to `ablate run` on Ray: status 130, a word on how to continue, whole records, no process left."""
+    long_study.set_param("executor: serial", "executor: ray")
+    process = long_study.start(sys.executable, "-m", "pipeline", "run")
+    wait_for_records(long_study, process, 1)
+    os.kill(process.pid, signal.SIGTERM)
+    assert process.wait(timeout=60) == 130
+    assert "run the same command again" in (long_study.folder / "started.log").read_text(encoding="utf-8")
+    assert not left_over(long_study)
+    assert set(stored(long_study).values()) == {1}
 
 
 def test_a_stage_whose_dvc_was_killed_stops_by_itself(long_study: Project) -> None:

@@ -160,7 +160,27 @@ def test_no_room_to_merge(tmp_path: Path, make_record: MakeRecord, monkeypatch: 
     assert len(list((tmp_path / "segments").iterdir())) == 2
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "flipped"])
+def test_a_flipped_bit_never_changes_a_number(tmp_path: Path, make_record: MakeRecord) -> None:
+    """A single wrong bit in the data of a segment is either reported or has no effect: pages carry checksums."""
+    TrialStore(tmp_path).append([make_record(f"t{n}", seed=n, metric_x=0.1 * n, name=f"resnet8 cam {n}", epochs=0) for n in range(20)])
+    segment = next((tmp_path / "segments").glob(f"*{RECORDS}"))
+    content, sound = segment.read_bytes(), TrialStore(tmp_path).records()
+    footer = int.from_bytes(content[-8:-4], "little")  # describes the columns; it has no checksum
+    reported = 0
+    for position in range(4, len(content) - 8 - footer, 5):
+        flipped = bytearray(content)
+        flipped[position] ^= 1
+        segment.write_bytes(bytes(flipped))
+        try:
+            found = TrialStore(tmp_path).records()
+        except StoreError:
+            reported += 1
+        else:
+            assert found == sound, position
+    assert reported > 100
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text"])
 @pytest.mark.parametrize("kind", ["records", "history"])
 def test_a_damaged_segment(tmp_path: Path, make_record: MakeRecord, damage: str, kind: str) -> None:
     """A segment that is not what was written is named, with what to do; once it is moved away the rest is read."""
@@ -169,9 +189,7 @@ def test_a_damaged_segment(tmp_path: Path, make_record: MakeRecord, damage: str,
     store.append([make_record("bad", epochs=30)])
     victim = sorted((tmp_path / "store" / "segments").glob(f"*.{kind}.parquet"))[-1]
     content = victim.read_bytes()
-    flipped = bytearray(content)
-    flipped[60] ^= 0xFF  # inside the first column's data
-    wrong = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"no parquet " * 20, "flipped": bytes(flipped)}
+    wrong = {"truncated": content[: len(content) // 2], "empty": b"", "text": b"no parquet " * 20}
     victim.write_bytes(wrong[damage])
     with pytest.raises(StoreError) as caught:
         TrialStore(tmp_path / "store").history_table(["good", "bad"])
