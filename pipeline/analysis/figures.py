@@ -26,7 +26,7 @@ from pipeline.analysis.write import file_stem
 MAX_PANELS = 8
 MAX_LINES = 8
 _PANELS_A_ROW = 3
-_FLAT_ENERGY = "metric_test_flat_energy"
+_FLAT_ENERGY = "metric_test_flat_energy_{selection}"
 # Okabe & Ito's colours, told apart by colour-blind readers; yellow left out, as it fades on white. Dashes and markers repeat the message.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
@@ -157,7 +157,7 @@ def sweep(spec: Mapping[str, Any], result: TableResult, trials: pa.Table | None 
             # The scale comes first: margins are computed on it.
             _numeric_axis(ax, [_level(cell.row_levels) for cell in result.cells if cell.column == column])
             ax.errorbar(x, mean, yerr=sd, **_line(i), marker=_MARKERS[i % 8], capsize=3)
-            if flat is not None and "energy" in metric.column and metric.column != _FLAT_ENERGY:
+            if flat is not None and "energy" in metric.column and "flat" not in metric.column:
                 ax.axhline(flat * metric.scale, linestyle=":", color="#444444")
                 ax.annotate("flat map (no localisation)", (0.98, flat * metric.scale), xycoords=("axes fraction", "data"), ha="right",
                             va="bottom", fontsize=8, color="#444444", xytext=(0, 2), textcoords="offset points")  # fmt: skip
@@ -257,10 +257,11 @@ def _level(row_levels: Mapping[str, Any]) -> float:
 
 
 def _flat_energy(result: TableResult, trials: pa.Table) -> float | None:
-    if _FLAT_ENERGY not in trials.column_names:
+    column = _FLAT_ENERGY.format(selection=result.selection)
+    if column not in trials.column_names:
         return None
     ids = {trial_id for cell in result.cells for trial_id in cell.trial_ids}
-    pairs = zip(trials["trial_id"].to_pylist(), trials[_FLAT_ENERGY].to_pylist(), strict=True)
+    pairs = zip(trials["trial_id"].to_pylist(), trials[column].to_pylist(), strict=True)
     values = [value for trial_id, value in pairs if trial_id in ids and value is not None and math.isfinite(value)]
     return statistics.fmean(values) if values else None
 

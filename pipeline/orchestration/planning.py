@@ -316,9 +316,13 @@ def _lookup(config: Any, field_name: str) -> Any:
 
 
 def _name(cell: Cell, seed: int) -> str:
-    backbone = cell.config["backbone"]["name"]
-    parts = [cell.row] if backbone in cell.row else [backbone, cell.row]
-    return " · ".join([*parts, *([cell.column] if "metric" not in cell.column_levels else []), f"seed {seed}"])
+    """'resnet8 · cutout(size=6) · cam · seed 0', 'resnet8 · loss.cam.weight=3 · seed 2'."""
+    levels = {**cell.row_levels, **{field_name: level for field_name, level in cell.column_levels.items() if field_name != "metric"}}
+    parts = [] if "backbone" in levels else [cell.config["backbone"]["name"]]
+    for field_name, level in levels.items():
+        label = level_label(level)
+        parts.append(f"{field_name}={label}" if "." in field_name else label)
+    return " · ".join([*parts, f"seed {seed}"])
 
 
 def _cost_key(spec: TrialSpec) -> tuple[str, str]:

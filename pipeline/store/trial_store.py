@@ -11,7 +11,6 @@ is ever changed in place; where two segments hold the same trial, the better and
 
 from __future__ import annotations
 
-import io
 import os
 import re
 import secrets
@@ -218,9 +217,10 @@ class TrialStore:
         if key not in self._cache:
             path = f"{self.root}/segments/{key}"
             try:
-                table = pq.read_table(
-                    io.BytesIO(self.fs.cat_file(path)), page_checksum_verification=True, use_threads=False, pre_buffer=False
-                )
+                # From a buffer, not a Python file: Arrow's readers would call back into Python from threads that may outlive the
+                # interpreter, which then aborts at exit.
+                file = pq.ParquetFile(pa.BufferReader(self.fs.cat_file(path)), page_checksum_verification=True)
+                table = file.read(use_threads=False)
             except FileNotFoundError as error:
                 if suffix == HISTORY and name in self._segments():  # merging removes the records first, so this is no merge
                     raise StoreError(f"The store segment {path} is missing. {_mend(name)}") from error
@@ -287,9 +287,9 @@ def _tier(name: str) -> int:
 
 
 def _parquet(table: pa.Table) -> bytes:
-    buffer = io.BytesIO()
+    buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue()
+    return buffer.getvalue().to_pybytes()
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:
