@@ -10,8 +10,10 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,10 @@ def run_on_ray(trials: Sequence[PlannedTrial], context: Context, resources: Reso
     import ray
     from ray import tune
 
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     _connect(ray, address, context, resources)
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray puts its own in place, which dumps a stack and aborts
     scratch = tempfile.mkdtemp(prefix="ablate-tune-")
     try:
         per_trial = {"CPU": float(context.threads)}
