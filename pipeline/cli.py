@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -30,6 +32,8 @@ app = typer.Typer(
 )
 StudyOption = Annotated[str | None, typer.Option("--study", "-s", help="Study to use: studies/NAME.yaml, or a path. Default: params.yaml.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+STARTED_IN = Path.cwd()
 
 
 def main() -> None:
@@ -64,6 +68,7 @@ def plan(study: StudyOption = None, as_json: JsonOption = False) -> None:
     """
     from pipeline.orchestration.planning import count, estimate_hours
 
+    file, params = _load(study)
     made, records, _ = _planned(study)
     counts = count(made, records)
     hours, source = estimate_hours(made, records)
@@ -71,15 +76,17 @@ def plan(study: StudyOption = None, as_json: JsonOption = False) -> None:
     if as_json:
         _print_json({**counts, "hours": hours, "hours_from": source, "skipped": len(skipped)})
         return
-    table = Table("table", *counts["totals"], title=f"{made.study}: trials", title_justify="left")
+    table = Table("table", *counts["totals"], "skipped", title=f"{made.study}: trials", title_justify="left")
     for name, row in counts["tables"].items():
-        table.add_row(name, *map(str, row.values()))
+        table.add_row(name, *map(str, row.values()), str(sum(name == trial.tables[0] for trial in skipped)))
     table.add_section()
-    table.add_row("total", *map(str, counts["totals"].values()))
+    table.add_row("total", *map(str, counts["totals"].values()), str(len(skipped)))
     Console().print(table)
     _say(f"Estimate: {'unknown' if hours is None else f'{hours:.2f} trial-hours'} ({source}).")
-    for trial in skipped[:5]:
-        _say(f"skipped: {trial.name}: {trial.reason}")
+    for reason, number in Counter(trial.reason for trial in skipped).items():
+        _say(f"skipped ({number}): {reason}")
+    if params.seeds is not None:
+        _say(f"params.yaml overrides the study's seeds: {params.seeds} instead of {file.study.seeds} (`seeds: null` takes that back).")
     for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
         _say(f"blocked: {reason}")
 
@@ -144,19 +151,16 @@ def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
 
 @app.command(epilog="Example:  ablate trials --json | python -m json.tool")
 def trials(study: StudyOption = None, as_json: JsonOption = False) -> None:
-    """One line a trial: id, state, name, test accuracy; as JSON with resolved configuration and all metrics."""
+    """One line a trial: id, state, test accuracy at the last epoch, name, tables; as JSON with resolved configuration and all metrics."""
     made, records, _ = _planned(study)
     rows = [_trial_entry(made, trial_id, records) for trial_id in made.trials]
     if as_json:
         _print_json(rows)
         return
-    table = Table("trial", "state", "name", "tables", "test acc (last)")
     for row in rows:
         accuracy = row["metrics"].get("metric_test_acc_top1_last")
-        table.add_row(
-            row["trial_id"], row["state"], row["name"], ", ".join(row["tables"]), "" if accuracy is None else f"{100 * accuracy:.2f} %"
-        )
-    Console().print(table)
+        shown = "      -" if accuracy is None else f"{100 * accuracy:6.2f}%"
+        _say(f"{row['trial_id']}  {row['state']:8}  {shown}  {row['name']}  [{', '.join(row['tables'])}]")
 
 
 @app.command(epilog="Example:  ablate why 3f9c0a12")
@@ -250,7 +254,8 @@ def mlflow_rebuild(study: StudyOption = None) -> None:
 
     made, records, params = _planned(study)
     total = mirror(made, records, params, log=_note)
-    _say(f"{total} trials of {made.study} are in MLflow. `dvc repro -sf report` adds the tables.")
+    _say(f"{total} trials of {made.study} are in MLflow.")
+    _say("`dvc repro -sf run && dvc repro` puts their run ids into the tables; it trains nothing.")
 
 
 @app.command(epilog="Example:  ablate doctor")
@@ -279,6 +284,8 @@ def _load(study: str | None) -> tuple[StudyFile, Params]:
     from pipeline.study.params import load_params
 
     params = load_params()
+    if study and study.endswith((".yaml", ".yml")) and not Path(study).exists() and (STARTED_IN / study).exists():
+        study = str(STARTED_IN / study)  # a path is meant from where the user stands
     return load_study(study or params.study), params
 
 

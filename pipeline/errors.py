@@ -35,7 +35,7 @@ class UnknownNameError(ConfigError):
         self.kind, self.name, self.known = kind, name, sorted(known)
         place = f" in {where}" if where else ""
         step = f" {next_step}" if next_step else ""
-        super().__init__(f"Unknown {kind} {name!r}{place}.{did_you_mean(name, self.known)} Known: {_some(self.known)}.{step}")
+        super().__init__(f"Unknown {kind} {name!r}{place}.{did_you_mean(name, self.known)} Known: {_some(name, self.known)}.{step}")
 
 
 class DataError(PipelineError):
@@ -75,10 +75,12 @@ class DivergedError(TrialError):
         return type(self), (self.step, self.epoch, self.value)
 
 
-def _some(names: list[str], most: int = 40) -> str:
+def _some(name: object, names: list[str], most: int = 24) -> str:
+    """All names, or the nearest of very many."""
     if len(names) <= most:
         return ", ".join(names) or "none"
-    return f"{', '.join(names[:most])} and {len(names) - most} more"
+    near = difflib.get_close_matches(str(name), names, n=8, cutoff=0.3) or names[:8]
+    return f"{', '.join(near)} and {len(names) - len(near)} more (`ablate schema` has them all)"
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:

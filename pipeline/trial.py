@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import platform
-import resource
-import sys
 import time
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -19,6 +19,8 @@ from pipeline.store.records import Record
 from pipeline.study.spec import TrialSpec
 from pipeline.tasks.classification import derived_seeds, train_classifier
 from pipeline.training.loop import Fit
+
+RESET_PEAK = "/proc/self/clear_refs"  # Linux: writing 5 sets the process's peak memory back to what it holds now
 
 
 class Sink(Protocol):
@@ -67,8 +69,8 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
     device, sink = torch.device(device), sink or NullSink()
     started = time.perf_counter()
     devices = [device] if device.type == "cuda" else []
+    reset_peak_memory(device)
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
         torch.backends.cudnn.benchmark = True
     row: dict[str, Any] = {
         "trial_id": spec.trial_id,
@@ -152,9 +154,22 @@ def environment(device: torch.device) -> dict[str, Any]:
     }
 
 
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that tensors took on a GPU since the trial began; on a CPU the most this process ever took."""
+def reset_peak_memory(device: torch.device) -> None:
+    """Begin to measure anew, since a process runs many trials."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif os.access(RESET_PEAK, os.W_OK):
+        Path(RESET_PEAK).write_text("5")
+
+
+def peak_memory(device: torch.device) -> int | None:
+    """Bytes: on a GPU the most that tensors took, on a CPU the most that the whole process took, libraries included, in this trial.
+
+    None where the system does not tell (CPU trials outside Linux).
+    """
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    if not os.access(RESET_PEAK, os.W_OK):
+        return None
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

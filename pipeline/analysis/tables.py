@@ -344,20 +344,32 @@ def _baseline_cell(cell: CellResult, cells: Sequence[CellResult], baseline: str)
 def _with_best(cells: list[CellResult], axis: str) -> list[CellResult]:
     result = []
     for cell in cells:
-        group = (getattr(cell, axis), cell.metric)
-        means = [each.mean for each in cells if each.mean is not None and (getattr(each, axis), each.metric) == group]
+        means = [
+            each.mean
+            for each in cells
+            if each.mean is not None
+            and (getattr(each, axis), each.metric, _data_levels(each)) == (getattr(cell, axis), cell.metric, _data_levels(cell))
+        ]
         best = False
-        if cell.mean is not None and len(means) > 1:
+        if cell.mean is not None and len(means) > 1 and min(means) < max(means):
             top = max(means) if higher_is_better(cell.metric) else min(means)
             best = math.isclose(cell.mean, top, rel_tol=_TIE, abs_tol=0.0)
         result.append(replace(cell, best=best))
     return result
 
 
+def _data_levels(cell: CellResult) -> str:
+    """What a cell says of its data: numbers on different data are not compared and not averaged."""
+    levels = {**cell.row_levels, **cell.column_levels}
+    return repr(sorted((name, level) for name, level in levels.items() if name.split(".")[0] == "dataset"))
+
+
 def _averages(cells: Sequence[CellResult], spec: Mapping[str, Any]) -> tuple[Average, ...]:
     """One average a column, or none at all: every cell must be there, complete, and of one metric and one set of seeds."""
     whole = len(cells) == len(spec["rows"]) * len(spec["columns"]) and all(cell.mean is not None for cell in cells)
-    if len(spec["rows"]) < 2 or not whole or len({(cell.metric, cell.seeds) for cell in cells}) != 1:
+    one_kind = len({(cell.metric, cell.seeds) for cell in cells}) == 1
+    same_data = not any(name.split(".")[0] == "dataset" for name in spec["row_fields"])
+    if len(spec["rows"]) < 2 or not whole or not one_kind or not same_data:
         return ()
     by_seed = {
         column: {seed: statistics.fmean(cell.by_seed[seed] for cell in cells if cell.column == column) for seed in cells[0].seeds}

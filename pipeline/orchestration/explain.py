@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -11,8 +12,6 @@ from typing import Any
 
 from pipeline import data, losses, models, regularizers
 from pipeline.analysis.collect import Results, collect, read_run_ids
-from pipeline.analysis.render_json import render_json
-from pipeline.analysis.tables import build_tables, load_tables
 from pipeline.errors import ConfigError
 from pipeline.orchestration.planning import Plan, PlannedTrial, write_plan
 from pipeline.orchestration.run import view_of
@@ -22,7 +21,7 @@ from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import Study
 from pipeline.study.identity import identity_parts
 from pipeline.study.params import Params
-from pipeline.study.project import OUTCOMES, PLAN, TABLES, absolute_url
+from pipeline.study.project import OUTCOMES, TABLES, absolute_url
 from pipeline.study.trial_config import TrialConfig
 from pipeline.study.validate import options_schema, schema_of
 
@@ -67,7 +66,7 @@ def current_results(plan: Plan, params: Params) -> Results:
 
 
 def verify_tables(params: Params) -> tuple[int, list[str]]:
-    """Recompute the published tables from plan and store.
+    """Recompute every published cell from the store, by the trial ids that it names.
 
     Returns:
         Number of cells looked at, and one line for each that differs.
@@ -75,28 +74,61 @@ def verify_tables(params: Params) -> tuple[int, list[str]]:
     Raises:
         ConfigError: nothing has been published yet.
     """
-    if not (PLAN / "tables.json").exists() or not TABLES.exists():
-        raise ConfigError(f"No {PLAN}/ or {TABLES}/ here: nothing has been published. Run `dvc repro`.")
-    results = collect(PLAN / "trials.parquet", TrialStore(absolute_url(params.store.url)), _known_runs())
-    drift, checked = [], 0
-    for table in build_tables(load_tables(PLAN / "tables.json"), results.trials):
-        path = TABLES / f"{table.name}.json"
-        if not path.exists():
-            drift.append(f"{table.name}: {path} is gone")
-            continue
-        published = {(cell["row"], cell["column"]): cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]}
-        for cell in json.loads(render_json(table))["cells"]:
+    files = sorted(TABLES.glob("*.json"))
+    if not files:
+        raise ConfigError(f"No tables in {TABLES}/: nothing has been published. Run `dvc repro`.")
+    records = TrialStore(absolute_url(params.store.url)).records()
+    checked, drift = 0, []
+    for path in files:
+        table = json.loads(path.read_text(encoding="utf-8"))
+        values = {(cell["row"], cell["column"]): _stored_values(cell, records) for cell in table["cells"]}
+        for cell in table["cells"]:
             checked += 1
-            there = published.pop((cell["row"], cell["column"]), None)
-            place = f"{table.name}: {cell['row']} / {cell['column']}"
-            if there is None:
-                drift.append(f"{place}: not in {path}")
-                continue
-            for key in ("mean", "sd", "n", "trial_ids", "delta_mean"):
-                if not _equal(cell.get(key), there.get(key)):
-                    drift.append(f"{place}: {key} is {there.get(key)} in {path} but {cell.get(key)} from the store")
-        drift += [f"{table.name}: {row} / {column}: in {path} but not in the plan" for row, column in published]
+            problems = _cell_problems(cell, table, values)
+            if problems:
+                drift.append(f"{table['table']}: {cell['row']} / {cell['column']}: {'; '.join(problems)}")
     return checked, drift
+
+
+def _stored_values(cell: dict[str, Any], records: Mapping[str, Record]) -> dict[int, float] | str:
+    """Seed -> value of a cell's trials, or what is wrong with them."""
+    values = {}
+    for trial_id in cell["trial_ids"]:
+        record = records.get(trial_id)
+        if record is None or record["state"] != "complete":
+            return f"trial {trial_id} is not complete in the store"
+        if cell["metric"] not in record:
+            return f"trial {trial_id} has no {cell['metric']} in the store"
+        values[record["seed"]] = record[cell["metric"]]
+    return values
+
+
+def _cell_problems(cell: dict[str, Any], table: dict[str, Any], values: Mapping[tuple[str, str], dict[int, float] | str]) -> list[str]:
+    mine = values[cell["row"], cell["column"]]
+    if isinstance(mine, str):
+        return [mine]
+    numbers, whole = list(mine.values()), not cell["missing"]
+    truth: dict[str, Any] = {
+        "n": len(numbers),
+        "mean": statistics.fmean(numbers) if numbers and whole else None,
+        "sd": statistics.stdev(numbers) if len(numbers) > 1 and whole else None,
+    }
+    base = _baseline_of(cell, table)
+    if cell.get("delta_mean") is not None and base is not None:
+        theirs = values[base["row"], base["column"]]
+        if isinstance(theirs, str):
+            return [f"its baseline: {theirs}"]
+        truth["delta_mean"] = statistics.fmean(mine[seed] - theirs[seed] for seed in mine if seed in theirs)
+    return [f"{key} is {cell[key]} but {value} from the store" for key, value in truth.items() if not _equal(value, cell[key])]
+
+
+def _baseline_of(cell: dict[str, Any], table: dict[str, Any]) -> dict[str, Any] | None:
+    """The cell of the baseline arm whose other levels are equal."""
+
+    def others(entry: dict[str, Any]) -> dict[str, Any]:
+        return {name: level for name, level in {**entry["row_levels"], **entry["column_levels"]}.items() if name != "arm"}
+
+    return next((e for e in table["cells"] if e["arm"] == table["baseline"] and others(e) == others(cell)), None)
 
 
 def mirror(plan: Plan, records: Mapping[str, Record], params: Params, log: Callable[[str], None]) -> int:

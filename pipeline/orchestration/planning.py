@@ -131,7 +131,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
                     trial = PlannedTrial(known.spec, known.name, tables_of, known.arm, known.factors, known.reason)
                 trials[spec.trial_id] = trial
                 entries.append({"seed": seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
-            cells.append(_cell_entry(cell, entries))
+            cells.append(_cell_entry(cell, spec.cell_id, entries))
         tables.append(_table_entry(design, cells, seeds))
     return Plan(file.study.study, trials, tables, datasets, blocked)
 
@@ -172,7 +172,7 @@ def estimate_hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float | N
     """Trial-hours of what is missing, from stored trials of the same backbone and dataset; and where the estimate comes from."""
     todo = missing(plan, records)
     if not todo:
-        return 0.0, "nothing is missing"
+        return (None, "blocked trials are not counted") if plan.blocked else (0.0, "nothing is missing")
     known: dict[tuple[str, str], list[float]] = {}
     for trial in plan.to_run():
         record = records.get(trial.spec.trial_id)
@@ -329,8 +329,9 @@ def _cost_key(spec: TrialSpec) -> tuple[str, str]:
     return canonical_json(spec.config["backbone"]), spec.data_digest
 
 
-def _cell_entry(cell: Cell, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _cell_entry(cell: Cell, cell_id: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
     return {
+        "cell_id": cell_id,
         "row": cell.row,
         "column": cell.column,
         "row_levels": cell.row_levels,

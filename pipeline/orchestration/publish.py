@@ -40,7 +40,7 @@ def publish(params: Params, *, log: Callable[[str], None] = warn, say: Callable[
                 study, result.name, title=result.title, metrics=table_metrics(result), artifacts=files, description=caption(result)
             )
         tracker.wait(60.0)
-    say(f"Report: {report}. Tables: {TABLES}/. Runs: `ablate ui`.")
+    say(f"Report: {report}. Tables: {TABLES}/." + (" Runs: `ablate ui`." if params.tracking.uri else ""))
     return report
 
 

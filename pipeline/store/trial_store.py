@@ -289,7 +289,7 @@ def _tier(name: str) -> int:
 def _parquet(table: pa.Table) -> bytes:
     buffer = pa.BufferOutputStream()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
-    return buffer.getvalue().to_pybytes()
+    return bytes(buffer.getvalue())
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:

@@ -303,7 +303,7 @@ def test_two_regularizers_that_mix_labels_are_a_skipped_cell(project: Project) -
     project.edit(STUDY, "[none, cutout]", "[none, [mixup, cutmix]]")
     result = project.ablate("plan")
     assert result.code == 0
-    assert "skipped: " in result.out
+    assert "skipped (" in result.out
     assert "mixup and cutmix both mix labels" in result.out
     states = {row["state"] for row in _trials(project)}
     assert states == {"planned", "skipped"}
