@@ -1,6 +1,6 @@
 """DVC stage: expand the active study into trials with their identities."""
 
-from pipeline.orchestration.planning import make_plan, write_plan
+from pipeline.orchestration.planning import count, make_plan, write_plan
 from pipeline.stage import stage
 from pipeline.study.config import load_study
 from pipeline.study.params import load_params
@@ -10,4 +10,7 @@ with stage():
     params = load_params()
     plan = make_plan(load_study(params.study), params)
     write_plan(plan, PLAN)
-    print(f"{plan.study}: {len(plan.trials)} trials in {len(plan.tables)} tables")
+    for table, counts in count(plan, {})["tables"].items():  # without the store, so that the stage is a function of its deps
+        print(f"{table}: {counts['new'] + counts['shared']} trials, {counts['shared']} of them shared with earlier tables")
+    skipped = sum(bool(trial.reason) for trial in plan.trials.values())
+    print(f"{plan.study}: {len(plan.trials) - skipped} trials in {len(plan.tables)} tables, {skipped} more skipped")
