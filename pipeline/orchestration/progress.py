@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Self, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -108,8 +108,3 @@ def clock(seconds: float) -> str:
 def warn(message: str) -> None:
     """One line to standard error."""
     Console(stderr=True).print(f"[yellow]note[/yellow] {message}", highlight=False)
-
-
-def say(*parts: Any) -> None:
-    """One line to standard output."""
-    Console().print(*parts, highlight=False)
