@@ -54,11 +54,20 @@ class LossInputs:
     Attributes:
         feature_map_BCHW: last feature map, before global average pooling.
         logits_BK: output of the classifier.
-        classifier_weight_KC: weight of the classifier.
+        classifier_weight_KC: weight of the classifier, live: detach it where it must not move.
         target: labels of the batch.
+        feature_BC: pooled features as the classifier sees them, after dropout; by default the spatial mean of the feature map.
+        stage_maps: feature map at the end of each stage, the last one included, in forward order; empty unless a term asks for
+            them with `needs_stages`. The logits depend on each of them, so `torch.autograd.grad` goes through.
     """
 
     feature_map_BCHW: Tensor
     logits_BK: Tensor
     classifier_weight_KC: Tensor
     target: Target
+    feature_BC: Tensor = None  # type: ignore[assignment]  # filled in below
+    stage_maps: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.feature_BC is None:
+            object.__setattr__(self, "feature_BC", self.feature_map_BCHW.mean(dim=(2, 3)))

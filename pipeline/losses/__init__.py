@@ -1,25 +1,54 @@
 """Terms of the training loss by name. A new one is one new file in this folder that registers a name.
 
-A registered factory takes its options as keyword parameters and returns a callable `LossInputs -> scalar Tensor`. Weight and
-start epoch belong to every term and are applied by the training loop (`training.objective`), never by the loss itself.
+A registered factory takes its options as keyword parameters and returns a `Loss`. Weight, start epoch and ramp belong to every
+term and are applied by the training loop (`training.objective`), never by the loss itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from pipeline.batch import LossInputs
 
-    Loss = Callable[[LossInputs], Tensor]
-
 registry: Registry[Callable[..., Any]] = Registry("loss", __name__)
 register = registry.register
+
+
+class Loss:
+    """One term of the training loss; override what it needs.
+
+    Attributes:
+        trains_classifier: the term by itself teaches the classifier to classify; a trial needs one that does.
+        takes_mixed_labels: the term is defined for labels mixed of two classes (mixup, CutMix).
+        changes_classifier: `attach` changes the classifier; at most one such term fits into a trial.
+        needs_stages: the term wants `LossInputs.stage_maps`.
+    """
+
+    trains_classifier: bool = True
+    takes_mixed_labels: bool = True
+    changes_classifier: bool = False
+    needs_stages: bool = False
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        """Scalar of the batch, unweighted."""
+        raise NotImplementedError
+
+    def attach(self, classifier: nn.Linear) -> None:
+        """Look at the classifier, change it in place, or make own parameters and buffers on its device; called once, before training.
+
+        torch's global generator is seeded for this term alone, so what is drawn here shifts no other stream. After a change the layer
+        must still be linear in the pooled features, with `weight` and `bias` (which may be None): class activation maps depend on it.
+        """
+
+    def parameters(self) -> Iterable[nn.Parameter]:
+        """Own trained parameters, if any; they are updated by the trial's optimizer but are no part of the saved network."""
+        return ()
 
 
 def create(name: str, **options: Any) -> Loss:
@@ -29,7 +58,24 @@ def create(name: str, **options: Any) -> Loss:
         UnknownNameError: nobody registered the name.
         ValueError: an option is out of range.
     """
-    return registry.get(name).factory(**options)
+    return registry.get(name).factory(**options)  # type: ignore[no-any-return]
+
+
+def supports(terms: Iterable[str], mixing: Sequence[str] = ()) -> tuple[bool, str]:
+    """Whether these terms fit into one trial, else the reason.
+
+    Args:
+        terms: names of the loss terms.
+        mixing: names of the trial's regularizers that mix labels.
+    """
+    factories = {name: registry.get(name).factory for name in terms}
+    for name, factory in factories.items():
+        if mixing and not getattr(factory, "takes_mixed_labels", True):
+            return False, f"{name} needs one label an image, but {' and '.join(mixing)} mixes labels"
+    changing = [name for name, factory in factories.items() if getattr(factory, "changes_classifier", False)]
+    if len(changing) > 1:
+        return False, f"{' and '.join(changing)} each want a classifier of their own kind"
+    return True, ""
 
 
 def names() -> list[str]:

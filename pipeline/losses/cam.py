@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pipeline.batch import LossInputs
 from pipeline.errors import UnknownNameError
-from pipeline.losses import register
+from pipeline.losses import Loss, register
 from pipeline.maps import caam, cam, min_max
 
 __all__ = ["CamLoss", "caam", "cam", "cam_loss", "distance_B", "min_max", "normalize"]
@@ -123,7 +123,7 @@ def cam_loss(
 
 @register("cam", label="CAM-loss")
 @dataclass(frozen=True, kw_only=True)
-class CamLoss:
+class CamLoss(Loss):
     """CAM-loss term; see `cam_loss` for what each option does."""
 
     distance: Distance = "l1"
@@ -131,6 +131,7 @@ class CamLoss:
     reduction: Reduction = "mean"
     classifier_grad: bool = False
     target_grad: bool = True
+    trains_classifier = False
 
     def __post_init__(self) -> None:
         for option, known in (("distance", Distance), ("normalization", Normalization), ("reduction", Reduction)):

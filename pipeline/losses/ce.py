@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.batch import LossInputs, Target
-from pipeline.losses import register
+from pipeline.losses import Loss, register
 
 
 def cross_entropy(logits_BK: Tensor, target: Target) -> Tensor:
@@ -29,7 +29,7 @@ def cross_entropy(logits_BK: Tensor, target: Target) -> Tensor:
 
 @register("ce", label="CE")
 @dataclass(frozen=True, kw_only=True)
-class CrossEntropy:
+class CrossEntropy(Loss):
     """Softmax cross-entropy with the labels of the batch."""
 
     def __call__(self, inputs: LossInputs) -> Tensor:

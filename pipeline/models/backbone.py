@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import ConfigError
+from pipeline.models.stages import with_stage_points
 
 
 class Backbone(nn.Module):
@@ -31,6 +32,32 @@ class Backbone(nn.Module):
         self.body = body
         self.dropout = nn.Dropout(check_dropout(dropout))
         self.classifier = classifier
+        self._stage_points: list[str] | None = None
+
+    def stage_points(self) -> list[nn.Identity]:
+        """One `nn.Identity` at the end of each stage, in forward order; the last one stands where the feature map leaves the body.
+
+        A stage is a run of layers with maps of one resolution. The points are put into the body at the first call; a hook on one of
+        them sees, and may change, what passes.
+
+        Raises:
+            IncompatibleError: the body cannot be traced.
+        """
+        if self._stage_points is None:
+            self.body, names = with_stage_points(self.body)
+            self._stage_points = names
+        return [self.body.get_submodule(name) for name in self._stage_points]  # type: ignore[misc]
+
+    def forward_stages(self, image_BCHW: Tensor) -> tuple[Tensor, ...]:
+        """Feature map at the end of each stage, in forward order; the last one is feature_map_BCHW."""
+        maps: list[Tensor] = []
+        hooks = [point.register_forward_hook(lambda _module, _given, out: maps.append(out)) for point in self.stage_points()]
+        try:
+            self.body(image_BCHW)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return tuple(maps)
 
     @property
     def classifier_weight_KC(self) -> Tensor:
@@ -41,9 +68,13 @@ class Backbone(nn.Module):
         """feature_map_BCHW, before pooling."""
         return self.body(image_BCHW)
 
+    def pool(self, feature_map_BCHW: Tensor) -> Tensor:
+        """feature_BC: global average pooling, then dropout; what the classifier sees."""
+        return self.dropout(feature_map_BCHW.mean(dim=(2, 3)))
+
     def forward_head(self, feature_map_BCHW: Tensor) -> Tensor:
         """logits_BK from a feature map."""
-        return self.classifier(self.dropout(feature_map_BCHW.mean(dim=(2, 3))))
+        return self.classifier(self.pool(feature_map_BCHW))
 
     def forward(self, image_BCHW: Tensor) -> Tensor:
         """logits_BK from images."""

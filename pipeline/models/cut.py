@@ -14,6 +14,7 @@ import torch
 from torch import fx, nn
 
 from pipeline.errors import IncompatibleError
+from pipeline.models.stages import BlockTracer
 
 _FLATTEN = {torch.flatten, torch.squeeze, torch.reshape, "flatten", "view", "reshape", "squeeze"}
 _DROPOUT = {nn.functional.dropout, nn.functional.dropout2d}
@@ -32,11 +33,6 @@ class Parts(NamedTuple):
     body: fx.GraphModule
     classifier: nn.Linear
     dropout: float
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return type(m) is not nn.Sequential
 
 
 def cut(network: nn.Module, name: str) -> Parts:
@@ -78,7 +74,7 @@ def cut(network: nn.Module, name: str) -> Parts:
 
 def _locate(network: nn.Module, name: str) -> tuple[fx.Graph, fx.Node, fx.Node, float]:
     """Graph, pooling node, linear node and the probability with which a pooled feature is dropped."""
-    graph = _Tracer().trace(network)
+    graph = BlockTracer().trace(network)
     nodes = list(graph.nodes)
     modules = dict(network.named_modules())
     linears = [node for node in nodes if node.op == "call_module" and isinstance(modules[node.target], nn.Linear)]

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import data, losses, models, regularizers
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, IncompatibleError
+from pipeline.models.weightless import Weightless
 from pipeline.store.records import Record
 from pipeline.study.code_key import code_key
 from pipeline.study.config import StudyFile
@@ -278,9 +279,27 @@ def _code_key_of(modules: tuple[str, ...]) -> str:
 def _why_skipped(config: dict[str, Any]) -> str:
     fits, reason = regularizers.supports(config["regularizers"])
     if fits:
+        fits, reason = losses.supports(config["loss"], regularizers.mixing(config["regularizers"]))
+    if fits:
         options = {key: value for key, value in config["backbone"].items() if key != "name"}
         fits, reason = models.supports(config["backbone"]["name"], **options)
-    return "" if fits else reason
+    if not fits:
+        return reason
+    picky = [c for c in config["regularizers"] if not regularizers.registry.get(c["name"]).factory.fits_any_backbone]
+    return next(filter(None, (_why_unfit(canonical_json(config["backbone"]), canonical_json(c)) for c in picky)), "")
+
+
+@functools.cache
+def _why_unfit(backbone: str, regularizer: str) -> str:
+    """Why a regularizer cannot change a backbone, or ''; found by trying."""
+    options, component = json.loads(backbone), json.loads(regularizer)
+    with Weightless():
+        model = models.create(num_classes=2, **options).to("meta")
+    try:
+        regularizers.create(**component).on_model(model)
+    except IncompatibleError as error:
+        return str(error)
+    return ""
 
 
 def _arms_by_config(designs: Iterable[TableDesign]) -> dict[str, str]:

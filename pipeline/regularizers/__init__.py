@@ -6,14 +6,14 @@ that the training loop passes in: one stream for each regularizer, so adding one
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.registry import Registry
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.batch import Batch
 
@@ -26,16 +26,35 @@ class Regularizer:
 
     Attributes:
         mixes_labels: the batch's labels become mixtures of two classes; at most one such regularizer fits into a trial.
+        fits_any_backbone: False where `on_model` needs something that not every backbone has, and raises `IncompatibleError` with
+            the reason where it is missing; planning then tries it on each backbone, built without weights on the meta device.
     """
 
     mixes_labels: bool = False
+    fits_any_backbone: bool = True
 
     def on_model(self, model: nn.Module) -> None:
-        """Change the freshly built backbone in place, once, before training."""
+        """Change the freshly built backbone in place, once, before training.
+
+        `model` is a `pipeline.models.backbone.Backbone`; its `stage_points()` are places between stages to change or to listen at.
+        What it adds may draw from torch's global generator, which belongs to the trial.
+        """
+
+    def on_pixels(self, image_BHWC: Tensor, generator: torch.Generator) -> Tensor:
+        """Changed images, uint8 in and out; called for each training batch after crop and flip, before normalisation."""
+        return image_BHWC
 
     def on_batch(self, batch: Batch, generator: torch.Generator) -> Batch:
-        """A changed batch; called for each training batch after crop and flip."""
+        """A changed batch; called for each training batch after normalisation. Must not write to the tensors it was given."""
         return batch
+
+    def before_update(self, parameters: Sequence[nn.Parameter], again: Callable[[], None]) -> None:
+        """Change the gradients between backward and the optimizer's step.
+
+        Args:
+            parameters: the trained parameters, with their gradients.
+            again: computes all gradients anew, for the same batch at the present values of the parameters.
+        """
 
 
 def create(name: str, **options: Any) -> Regularizer:
@@ -59,7 +78,12 @@ def supports(components: list[dict[str, Any]]) -> tuple[bool, str]:
     Args:
         components: dictionaries {"name": ..., option: value, ...}.
     """
-    mixing = [c["name"] for c in components if registry.get(c["name"]).factory.mixes_labels]
-    if len(mixing) > 1:
-        return False, f"{' and '.join(mixing)} both mix labels; an image can be mixed once"
+    both = mixing(components)
+    if len(both) > 1:
+        return False, f"{' and '.join(both)} both mix labels; an image can be mixed once"
     return True, ""
+
+
+def mixing(components: list[dict[str, Any]]) -> list[str]:
+    """Names of those that mix labels."""
+    return [c["name"] for c in components if registry.get(c["name"]).factory.mixes_labels]

@@ -15,7 +15,7 @@ from pipeline.study.validate import check_ranges, fill_options, validate
 from pipeline.study.yaml_file import Path_
 
 COMPONENTS = ("dataset", "backbone")  # fields with a name and options
-TERM_DEFAULTS: dict[str, Any] = {"weight": 1.0, "start_epoch": 0}
+TERM_DEFAULTS: dict[str, Any] = {"weight": 1.0, "start_epoch": 0, "ramp_epochs": 0}
 
 
 @dataclass(frozen=True)
@@ -209,22 +209,29 @@ class Resolver:
             options = fill_options(self.vocabulary.losses, name, own, lambda path, h=here: locate((*h, *path)))  # type: ignore[misc]
             check_ranges(self.vocabulary.losses, name, options, lambda _, h=here: locate(h))  # type: ignore[misc]
             if common["weight"] != 0:
-                resolved[name] = {"weight": float(common["weight"]), "start_epoch": common["start_epoch"], **options}
+                resolved[name] = {**common, "weight": float(common["weight"]), **options}
         # Terms are added up in this order: canonical, since a sum of floats depends on it.
         return dict(sorted(resolved.items()))
 
     def _check_common(self, name: str, common: dict[str, Any], locate: Callable[[Path_], str]) -> None:
-        weight, start = common["weight"], common["start_epoch"]
+        weight = common["weight"]
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight < float("inf"):
             raise ConfigError(f"{locate(('loss', name, 'weight'))}: weight must be a number >= 0, got {weight!r}.")
-        if isinstance(start, bool) or not isinstance(start, int) or start < 0:
-            raise ConfigError(f"{locate(('loss', name, 'start_epoch'))}: start_epoch must be a whole number >= 0, got {start!r}.")
+        for key in ("start_epoch", "ramp_epochs"):
+            if isinstance(common[key], bool) or not isinstance(common[key], int) or common[key] < 0:
+                raise ConfigError(f"{locate(('loss', name, key))}: {key} must be a whole number >= 0, got {common[key]!r}.")
 
     def _check_terms(self, config: TrialConfig, locate: Callable[[Path_], str]) -> None:
         if not any(term["start_epoch"] == 0 for term in config.loss.values()):
             raise ConfigError(
                 f"{locate(('loss',))}: no loss term is active at epoch 0, so there is nothing to train. "
                 "Give one term start_epoch: 0 and weight > 0."
+            )
+        factories = {name: self.vocabulary.losses.get(name).factory for name in config.loss}
+        if not any(getattr(factory, "trains_classifier", True) for factory in factories.values()):
+            raise ConfigError(
+                f"{locate(('loss',))}: {' and '.join(config.loss)} would not train the classifier, so accuracy would stay at chance. "
+                "Keep a term that does, for example ce."
             )
         for name, term in config.loss.items():
             if term["start_epoch"] >= config.epochs:

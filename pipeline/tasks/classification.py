@@ -13,6 +13,7 @@ from pipeline.data.image_data import ImageData
 from pipeline.seeds import derive
 from pipeline.study.spec import TrialSpec
 from pipeline.training.loop import Fit, fit
+from pipeline.training.objective import Objective
 
 SEEDED = ("init", "order", "augment", "regularizer")
 
@@ -40,12 +41,15 @@ def train_classifier(
         regularizer.on_model(model)
         stream = derive("regularizer", spec.data_digest, spec.seed, component["name"])
         chosen.append((regularizer, torch.Generator(device).manual_seed(stream)))
+    objective = Objective(settings.loss)
+    objective.attach(model.classifier, lambda name: derive("init", spec.data_digest, spec.seed, "loss", name))
     torch.manual_seed(seeds["seed_regularizer"])
     return fit(
         model,
         data,
         settings,
         chosen,
+        objective,
         device=device,
         order=torch.Generator().manual_seed(seeds["seed_order"]),
         augment=torch.Generator(device).manual_seed(seeds["seed_augment"]),

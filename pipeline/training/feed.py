@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.batch import Batch, Target
 from pipeline.data.image_data import ImageData, Split
+from pipeline.regularizers import Regularizer
 from pipeline.study.trial_config import Augment
 from pipeline.training.augment import crop_flip
 
@@ -88,8 +89,8 @@ class TrainFeed(SplitFeed):
         """Number of batches in an epoch."""
         return len(self) // self.batch_size
 
-    def epoch(self) -> Iterator[Batch]:
-        """The batches of one epoch in a fresh order."""
+    def epoch(self, regularizers: Sequence[tuple[Regularizer, torch.Generator]] = ()) -> Iterator[Batch]:
+        """The batches of one epoch in a fresh order: crop and flip, the regularizers' pixels, normalisation, the regularizers' batch."""
         order_N = torch.randperm(len(self), generator=self.order)
         if self.image_NHWC.device.type == "cuda":
             order_N = order_N.to(self.device)
@@ -98,4 +99,9 @@ class TrainFeed(SplitFeed):
             image_BHWC = crop_flip(
                 self.images(index_B), padding=self.augment.crop_padding, flip=self.augment.flip, generator=self.augment_rng
             )
-            yield Batch(self.normalise(image_BHWC), Target(self.label_N[index_B.to(self.device)]))
+            for regularizer, generator in regularizers:
+                image_BHWC = regularizer.on_pixels(image_BHWC, generator)
+            batch = Batch(self.normalise(image_BHWC), Target(self.label_N[index_B.to(self.device)]))
+            for regularizer, generator in regularizers:
+                batch = regularizer.on_batch(batch, generator)
+            yield batch

@@ -50,6 +50,7 @@ def fit(
     data: ImageData,
     settings: TrialConfig,
     regularizers: list[tuple[Regularizer, torch.Generator]],
+    objective: Objective,
     *,
     device: torch.device,
     order: torch.Generator,
@@ -62,6 +63,7 @@ def fit(
     Args:
         model: a backbone on `device`.
         regularizers: applied to each batch in this order, each with its own generator.
+        objective: the training loss, attached to the model's classifier.
         order, augment: generators of the data order (CPU) and of crop and flip (device).
         on_epoch: called with each finished row of the history.
         keep_best: keep a copy of the weights of the best validation epoch.
@@ -74,8 +76,8 @@ def fit(
     val = SplitFeed(data.split("val"), data.mean, data.std, device)
     test = SplitFeed(data.split("test"), data.mean, data.std, device)
     autocast = autocast_for(settings.precision, device)
-    objective = Objective(settings.loss)
-    optimizer = build_optimizer(model, settings.optimizer)
+    trained = [p for p in (*model.parameters(), *objective.parameters()) if p.requires_grad]
+    optimizer = build_optimizer(trained, settings.optimizer)
     averaged = None if settings.ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
     evaluated = model if averaged is None else averaged.module
     best_val = -math.inf
@@ -84,16 +86,21 @@ def fit(
         started = time.perf_counter()
         model.train()
         terms = LossMeter(first_step=result.steps, epoch=epoch)
-        for batch in train.epoch():
+        for batch in train.epoch(regularizers):
             factor = lr_factor(result.steps, steps_per_epoch=train.steps_per_epoch, epochs=settings.epochs, schedule=settings.schedule)
             set_lr(optimizer, settings.optimizer.lr * factor)
-            for regularizer, generator in regularizers:
-                batch = regularizer.on_batch(batch, generator)
-            optimizer.zero_grad(set_to_none=True)
-            values = losses_of(model, batch, objective, epoch, autocast)
-            values["total"].backward()
+
+            def gradients(batch: Batch = batch, epoch: int = epoch) -> dict[str, Tensor]:
+                optimizer.zero_grad(set_to_none=True)
+                values = losses_of(model, batch, objective, epoch, autocast)
+                values["total"].backward()
+                return values
+
+            values = gradients()
+            for regularizer, _ in regularizers:
+                regularizer.before_update(trained, gradients)
             if settings.grad_clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), settings.grad_clip)
+                nn.utils.clip_grad_norm_(trained, settings.grad_clip)
             optimizer.step()
             if averaged is not None:
                 averaged.update_parameters(model)
@@ -127,9 +134,15 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """Terms of the loss of one batch, and their weighted 'total'."""
     with autocast():
-        feature_map_BCHW = model.forward_features(batch.image_BCHW)
-        logits_BK = model.forward_head(feature_map_BCHW)
-        return objective(LossInputs(feature_map_BCHW, logits_BK, model.classifier_weight_KC, batch.target), epoch)
+        if objective.needs_stages(epoch):
+            stage_maps = model.forward_stages(batch.image_BCHW)
+            feature_map_BCHW = stage_maps[-1]
+        else:
+            stage_maps, feature_map_BCHW = (), model.forward_features(batch.image_BCHW)
+        feature_BC = model.pool(feature_map_BCHW)
+        logits_BK = model.classifier(feature_BC)
+        inputs = LossInputs(feature_map_BCHW, logits_BK, model.classifier_weight_KC, batch.target, feature_BC, stage_maps)
+        return objective(inputs, epoch)
 
 
 def autocast_for(precision: str, device: torch.device) -> Callable[[], contextlib.AbstractContextManager[object]]:

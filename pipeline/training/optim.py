@@ -10,9 +10,8 @@ from torch import nn
 from pipeline.study.trial_config import Optimizer, Schedule
 
 
-def build_optimizer(model: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with (Nesterov) momentum, or AdamW, over all trainable parameters."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
+def build_optimizer(parameters: list[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
+    """SGD with (Nesterov) momentum, or AdamW, over these parameters."""
     if settings.name == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
     return torch.optim.SGD(

@@ -72,7 +72,7 @@ def test_the_registered_term_reads_the_target() -> None:
     logits_BK, label_B, other_B = example()
     target = Target(label_B, other_B, LAM_B, 0.1)
     nothing = torch.full((), float("nan"))
-    assert losses.create("ce")(LossInputs(nothing, logits_BK, nothing, target)) == cross_entropy(logits_BK, target)
+    assert losses.create("ce")(LossInputs(nothing, logits_BK, nothing, target, nothing)) == cross_entropy(logits_BK, target)
 
 
 def test_an_unknown_loss_is_named() -> None:

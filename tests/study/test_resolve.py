@@ -32,7 +32,7 @@ def test_every_default_is_filled_in(configs: Any) -> None:
     (config,) = configs()
     assert config["dataset"] == {"name": "digits", "source": "digits", "canvas": 24, "noise": 0.5}
     assert config["backbone"] == {"name": "resnet8", "dropout": 0.0}
-    assert config["loss"] == {"ce": {"weight": 1.0, "start_epoch": 0}}
+    assert config["loss"] == {"ce": {"weight": 1.0, "start_epoch": 0, "ramp_epochs": 0}}
     assert config["regularizers"] == []
     assert TrialConfig.from_dict(config).to_dict() == config
 
@@ -253,7 +253,7 @@ def test_numbers_take_the_type_of_their_field(configs: Any) -> None:
         ({"set": {"loss.cma.weight": 1}}, r"Unknown loss 'cma' in .*set\.loss\.cma.*Did you mean 'cam'\?"),
         (
             {"set": {"loss.cam.wieght": 1}},
-            r"loss 'cam' has no option 'wieght'\. Did you mean 'weight'\? Known: distance, power, start_epoch, weight",
+            r"loss 'cam' has no option 'wieght'\. Did you mean 'weight'\? Known: distance, power, ramp_epochs, start_epoch, weight",
         ),
         ({"set": {"loss.cam.weight": -1}}, r"set\.loss\.cam\.weight: weight must be a number >= 0, got -1"),
         ({"set": {"loss.cam.weight": "1"}}, r"weight must be a number >= 0, got '1'"),

@@ -20,6 +20,7 @@ from pipeline.training import loop
 from pipeline.training.evaluate import evaluate
 from pipeline.training.feed import SplitFeed
 from pipeline.training.loop import Fit, LossMeter, autocast_for, fit
+from pipeline.training.objective import Objective
 
 CPU = torch.device("cpu")
 
@@ -28,7 +29,18 @@ def train(net: nn.Module, data: ImageData, *, keep_best: bool = False, **changes
     fields: dict[str, Any] = {"epochs": 3, "batch_size": 16, "optimizer": Optimizer(lr=0.1)}
     settings = TrialConfig(dataset={"name": "corners"}, backbone={"name": "resnet8"}, **(fields | changes))
     order, augment = (torch.Generator().manual_seed(seed) for seed in (1, 2))
-    return fit(net, data, settings, [], device=CPU, order=order, augment=augment, on_epoch=lambda row: None, keep_best=keep_best)
+    return fit(
+        net,
+        data,
+        settings,
+        [],
+        Objective(settings.loss),
+        device=CPU,
+        order=order,
+        augment=augment,
+        on_epoch=lambda row: None,
+        keep_best=keep_best,
+    )
 
 
 @pytest.mark.parametrize("loss", [{"ce": {}}, {"ce": {}, "cam": {"start_epoch": 2}}], ids=["ce", "cam"])
@@ -74,7 +86,18 @@ def test_history_and_the_best_validation_epoch(tiny_data: ImageData, make_net: C
         augment=Augment(flip=True),
     )
     order, augment = (torch.Generator().manual_seed(seed) for seed in (1, 2))
-    _, fitted = fit(make_net(), tiny_data, settings, [], device=CPU, order=order, augment=augment, on_epoch=rows.append, keep_best=True)
+    _, fitted = fit(
+        make_net(),
+        tiny_data,
+        settings,
+        [],
+        Objective(settings.loss),
+        device=CPU,
+        order=order,
+        augment=augment,
+        on_epoch=rows.append,
+        keep_best=True,
+    )
     assert rows == fitted.history
     assert [row["epoch"] for row in rows] == [1, 2, 3, 4, 5, 6]
     accuracy = [row["metric_val_acc_top1"] for row in rows]

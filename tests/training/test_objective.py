@@ -41,3 +41,12 @@ def test_an_unknown_term_is_named() -> None:
     """A loss that nobody registered fails when the objective is made, not at the first step."""
     with pytest.raises(UnknownNameError, match="Unknown loss 'camm'"):
         Objective({"ce": {}, "camm": {}})
+
+
+def test_a_ramp_rises_linearly_from_the_start_epoch(inputs: LossInputs) -> None:
+    """With start 2 and ramp 4 the weight is a quarter, a half, three quarters and then all of it."""
+    objective = Objective({"ce": {}, "cam": {"weight": 2.0, "start_epoch": 2, "ramp_epochs": 4}})
+    weights = [next(term for term in objective.terms if term.name == "cam").weight_at(epoch) for epoch in range(8)]
+    assert weights == [0, 0, 0.5, 1.0, 1.5, 2.0, 2.0, 2.0]
+    values = objective(inputs, 3)
+    torch.testing.assert_close(values["total"], values["ce"] + 1.0 * values["cam"])

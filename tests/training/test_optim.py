@@ -75,7 +75,7 @@ def test_sgd_takes_its_settings(make_net: Callable[..., Backbone]) -> None:
     """SGD gets learning rate, momentum, Nesterov and weight decay, over every trainable parameter and no frozen one."""
     net = make_net()
     net.body[0].bias.requires_grad_(False)
-    optimizer = build_optimizer(net, Optimizer(lr=0.3, momentum=0.8, nesterov=False, weight_decay=0.01))
+    optimizer = build_optimizer(list(net.parameters()), Optimizer(lr=0.3, momentum=0.8, nesterov=False, weight_decay=0.01))
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.SGD)
     assert {key: group[key] for key in ("lr", "momentum", "nesterov", "weight_decay")} == {
@@ -86,7 +86,7 @@ def test_sgd_takes_its_settings(make_net: Callable[..., Backbone]) -> None:
 
 def test_adamw_takes_its_settings(make_net: Callable[..., Backbone]) -> None:
     """AdamW gets learning rate, both decays of its moments and weight decay."""
-    optimizer = build_optimizer(make_net(), Optimizer(name="adamw", lr=1e-3, beta1=0.8, beta2=0.95, weight_decay=0.05))
+    optimizer = build_optimizer(list(make_net().parameters()), Optimizer(name="adamw", lr=1e-3, beta1=0.8, beta2=0.95, weight_decay=0.05))
     (group,) = optimizer.param_groups
     assert isinstance(optimizer, torch.optim.AdamW)
     assert (group["lr"], group["betas"], group["weight_decay"]) == (1e-3, (0.8, 0.95), 0.05)
@@ -96,7 +96,7 @@ def test_one_nesterov_step_by_hand() -> None:
     """v = g + wd * w and w -= lr * (v + momentum * v): with w = 2, g = 3, wd = 0.5, lr = 0.1, momentum = 0.9 the step is 0.76."""
     layer = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.constant_(layer.weight, 2.0)
-    optimizer = build_optimizer(layer, Optimizer(lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.5))
+    optimizer = build_optimizer(list(layer.parameters()), Optimizer(lr=1.0, momentum=0.9, nesterov=True, weight_decay=0.5))
     set_lr(optimizer, 0.1)
     layer.weight.grad = torch.full((1, 1), 3.0)
     optimizer.step()
