@@ -1,7 +1,7 @@
 """Terms of the training loss by name. A new one is one new file in this folder that registers a name.
 
-A registered factory takes its options as keyword parameters and returns a `Loss`. Weight, start epoch and ramp belong to every
-term and are applied by the training loop (`training.objective`), never by the loss itself.
+A registered factory takes its options as keyword parameters and returns a `Loss`, or any callable `LossInputs -> scalar Tensor`.
+Weight, start epoch and ramp belong to every term and are applied by the training loop (`training.objective`), never by the loss.
 """
 
 from __future__ import annotations
@@ -51,6 +51,16 @@ class Loss:
         return ()
 
 
+class _Plain(Loss):
+    """A term that is nothing but a function."""
+
+    def __init__(self, function: Callable[[LossInputs], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        return self.function(inputs)
+
+
 def create(name: str, **options: Any) -> Loss:
     """Build the loss term `name`.
 
@@ -58,7 +68,8 @@ def create(name: str, **options: Any) -> Loss:
         UnknownNameError: nobody registered the name.
         ValueError: an option is out of range.
     """
-    return registry.get(name).factory(**options)  # type: ignore[no-any-return]
+    loss = registry.get(name).factory(**options)
+    return loss if isinstance(loss, Loss) else _Plain(loss)
 
 
 def supports(terms: Iterable[str], mixing: Sequence[str] = ()) -> tuple[bool, str]:

@@ -11,7 +11,8 @@ from pipeline.study.trial_config import Optimizer, Schedule
 
 
 def build_optimizer(parameters: list[nn.Parameter], settings: Optimizer) -> torch.optim.Optimizer:
-    """SGD with (Nesterov) momentum, or AdamW, over these parameters."""
+    """SGD with (Nesterov) momentum, or AdamW, over those parameters that are trained."""
+    parameters = [p for p in parameters if p.requires_grad]
     if settings.name == "adamw":
         return torch.optim.AdamW(parameters, lr=settings.lr, betas=(settings.beta1, settings.beta2), weight_decay=settings.weight_decay)
     return torch.optim.SGD(
