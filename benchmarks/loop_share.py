@@ -68,7 +68,7 @@ def rounds(case: tuple[str, int, int, int, str | None, int], device: torch.devic
     )
     method = None if regularizer is None else regularizers.create(regularizer)
     rng, autocast, objective = torch.Generator(device), autocast_for("auto", device), Objective({"ce": {}, "cam": {}})
-    optimizer, schedule, taken = build_optimizer(net, Optimizer(lr=1e-3)), Schedule(warmup_epochs=1), 0
+    optimizer, schedule, taken = build_optimizer(list(net.parameters()), Optimizer(lr=1e-3)), Schedule(warmup_epochs=1), 0
     shares = []
     for epoch in range(repeats + 1):
         pieces, meter = Pieces(device), LossMeter(taken, epoch)

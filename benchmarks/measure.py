@@ -17,13 +17,15 @@ import torchvision
 RESULTS = Path(__file__).parent / "results"
 
 
-def arguments(description: str, *, repeats: int) -> argparse.Namespace:
-    """Command line of a benchmark: --device, --repeats, --threads, --write."""
+def arguments(description: str, *, repeats: int, docs: bool = False) -> argparse.Namespace:
+    """Command line of a benchmark: --device, --repeats, --threads, --write, and --docs where its table stands in the documentation."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="torch device")
     parser.add_argument("--repeats", type=int, default=repeats, help="rounds; each round times every variant once")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch on the CPU; trials in parallel have one each")
     parser.add_argument("--write", action="store_true", help="also write benchmarks/results/<name>-<device>.md")
+    if docs:
+        parser.add_argument("--docs", action="store_true", help="also put the table into the documentation")
     options = parser.parse_args()
     options.device = torch.device(options.device)
     torch.set_num_threads(options.threads)

@@ -14,6 +14,7 @@ import pytest
 
 if TYPE_CHECKING:
     from pipeline.data.image_data import ImageData
+    from pipeline.models.backbone import Backbone
     from pipeline.study.spec import TrialSpec
 
 DataFactory = Callable[..., "ImageData"]
@@ -72,5 +73,22 @@ def make_spec() -> SpecFactory:
             "optimizer": Optimizer(lr=0.05),
         }
         return TrialSpec("trial", "cell", TrialConfig(**(fields | changes)).to_dict(), seed, digest, "code")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_net() -> Callable[..., Backbone]:
+    """Factory of a network small enough to be checked by hand: one convolution, batch norm and 3 classes for grey images."""
+    import torch
+    from torch import nn
+
+    from pipeline.models.backbone import Backbone
+
+    def make(seed: int = 0, channels: int = 4, classes: int = 3) -> Backbone:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            body = nn.Sequential(nn.Conv2d(1, channels, 3, stride=2), nn.BatchNorm2d(channels), nn.ReLU())
+            return Backbone(body, nn.Linear(channels, classes))
 
     return make
