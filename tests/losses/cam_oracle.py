@@ -1,0 +1,65 @@
+"""Activation maps, normalisations and distances written out in numpy's float64, one term at a time.
+
+Letters: B batch, C channels, H W rows and columns of the feature map (never equal here), K classes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+B, C, H, W, K = 4, 5, 3, 4, 6
+
+
+def example(batch: int = B, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """feature_map_BCHW, classifier_weight_KC and label_B in float64."""
+    rng = torch.Generator().manual_seed(seed)
+    feature_map_BCHW = torch.randn(batch, C, H, W, generator=rng, dtype=torch.float64)
+    weight_KC = torch.randn(K, C, generator=rng, dtype=torch.float64)
+    return feature_map_BCHW, weight_KC, torch.randint(K, (batch,), generator=rng)
+
+
+def loops(feature_map_BCHW: np.ndarray, weight_BC: np.ndarray) -> np.ndarray:
+    """sum over c of weight[b, c] * f[b, c, h, w], one term at a time."""
+    batch, channels, height, width = feature_map_BCHW.shape
+    out_BHW = np.zeros((batch, height, width))
+    for b, c, h, w in itertools.product(range(batch), range(channels), range(height), range(width)):
+        out_BHW[b, h, w] += weight_BC[b, c] * feature_map_BCHW[b, c, h, w]
+    return out_BHW
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    powers = np.exp(x - x.max())
+    return powers / powers.sum()
+
+
+def normalized(map_HW: np.ndarray, how: str) -> np.ndarray:
+    if how == "min_max":
+        return (map_HW - map_HW.min()) / (map_HW.max() - map_HW.min())
+    if how == "l2":
+        return map_HW / math.sqrt((map_HW**2).sum())
+    if how == "softmax":
+        return softmax(map_HW)
+    if how == "standardize":
+        return (map_HW - map_HW.mean()) / np.sqrt(map_HW.var() + 1e-5)
+    assert how == "none"
+    return map_HW
+
+
+def distance(a_HW: np.ndarray, b_HW: np.ndarray, kind: str, reduction: str) -> float:
+    difference_HW = np.abs(a_HW - b_HW)
+    if kind == "kl":
+        p_HW, q_HW = softmax(b_HW), softmax(a_HW)
+        return float((p_HW * np.log(p_HW / q_HW)).sum())
+    if kind == "cosine":
+        return float(1 - (a_HW * b_HW).sum() / math.sqrt((a_HW**2).sum() * (b_HW**2).sum()))
+    pixel_HW = {
+        "l1": difference_HW,
+        "l2": difference_HW**2,
+        "smooth_l1": np.where(difference_HW < 1, difference_HW**2 / 2, difference_HW - 0.5),
+    }[kind]
+    return float(pixel_HW.mean() if reduction == "mean" else pixel_HW.sum())
