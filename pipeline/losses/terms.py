@@ -1,0 +1,54 @@
+"""Small parts that several losses share. Letters: B batch, N vectors, C channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from pipeline.batch import Target
+from pipeline.errors import ConfigError
+
+
+def float32_at_least(tensor: Tensor) -> Tensor:
+    """The tensor in float32 where it came in bfloat16 or float16, else as it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def mean_over_labels(target: Target, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """`mean over B of lam * L(a) + (1 - lam) * L(b)` for mixed labels, of `L(y)` for hard ones.
+
+    Args:
+        loss_of: takes label_B, gives loss_B.
+    """
+    loss_B = loss_of(target.label_B)
+    if target.other_B is not None:
+        loss_B = target.lam * loss_B + (1 - target.lam) * loss_of(target.other_B)
+    return loss_B.mean()
+
+
+def unit_length(vector_NC: Tensor) -> Tensor:
+    """Each row divided by its Euclidean length.
+
+    A row of zeros has no direction: it stays zero, and its gradient is of the size of what comes in. `F.normalize` divides there by
+    its tiny eps, so that one image whose features are all dead would blow up the whole step.
+    """
+    length_N1 = torch.linalg.vector_norm(vector_NC, dim=1, keepdim=True)
+    return vector_NC / length_N1.masked_fill(length_N1 == 0, 1.0)
+
+
+@contextmanager
+def needed_by(loss: str) -> Iterator[None]:
+    """Around the import of a library: a missing one becomes a message for the user.
+
+    Raises:
+        ConfigError: the library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "a library").partition(".")[0].replace("_", "-")
+        message = f"loss {loss!r} needs {library}, which is not installed here; install it with: pip install {library}"
+        raise ConfigError(message) from error
