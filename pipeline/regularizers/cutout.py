@@ -28,7 +28,8 @@ class Cutout(Regularizer):
         batch_size, _, height, width = image_BCHW.shape
         row_BH, column_BW = (_strip(length, self.size, batch_size, generator) for length in (height, width))
         inside_BHW = row_BH[:, :, None] & column_BW[:, None, :]
-        return batch.with_(image_BCHW=image_BCHW.masked_fill(inside_BHW[:, None], 0.0))
+        # Cloned first: filling into a new tensor would lose the memory layout, which is channels-last.
+        return batch.with_(image_BCHW=image_BCHW.clone().masked_fill_(inside_BHW[:, None], 0.0))
 
 
 def _strip(length: int, size: int, batch_size: int, generator: torch.Generator) -> Tensor:

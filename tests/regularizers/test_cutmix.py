@@ -84,6 +84,23 @@ def test_probability_leaves_the_other_batches_alone(make_batch: MakeBatch) -> No
     assert 0.25 < mixed / 600 < 0.37  # a few of the unmixed batches count here too: their box would have been empty
 
 
+def test_a_box_for_each_image(make_batch: MakeBatch) -> None:
+    """With `per_image` every image has its own box, whose area is its label share; areas are distributed as over many batches."""
+    cutmix, rng = regularizers.create("cutmix", probability=0.6, per_image=True), torch.Generator().manual_seed(0)
+    before = make_batch(2000, 1, 24, 16)
+    after = cutmix.on_batch(before, rng)
+    lam_B, other_B = torch.as_tensor(after.target.lam), after.target.other_B
+    assert other_B is not None
+    for b in (other_B != before.target.label_B).nonzero().flatten().tolist():
+        pasted_HW = after.image_BCHW[b, 0] == other_B[b] + 1
+        assert torch.equal(after.image_BCHW[b, 0] == b + 1, ~pasted_HW)
+        x1, y1, x2, y2 = box_of(pasted_HW)
+        assert int(pasted_HW.sum()) == (x2 - x1) * (y2 - y1) == round(float(1 - lam_B[b]) * 24 * 16)
+    one_a_batch, batch = regularizers.create("cutmix", probability=0.6), make_batch(2, 1, 24, 16)
+    expected = [round(float(one_a_batch.on_batch(batch, rng).target.lam[0]) * 24 * 16) for _ in range(2000)]
+    assert stats.ks_2samp([round(float(lam) * 24 * 16) for lam in lam_B], expected).pvalue > 0.01
+
+
 def test_the_generator_decides(make_batch: MakeBatch) -> None:
     """The same generator state gives equal bytes, another seed other bytes, and torch's global generator is left alone."""
     cutmix, batch, state = regularizers.create("cutmix", probability=1.0), make_batch(), torch.get_rng_state()

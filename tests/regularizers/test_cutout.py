@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pipeline import regularizers
-from pipeline.batch import Batch
+from pipeline.batch import Batch, Target
 
 MakeBatch = Callable[..., Batch]
 HEIGHT, WIDTH = 10, 7
@@ -46,6 +46,13 @@ def test_each_pixel_is_covered_as_often_as_it_should(make_batch: MakeBatch) -> N
     expected_HW = np.outer(*reach)
     assert (expected_HW > 0).all()
     assert (np.abs(seen_HW - expected_HW) < 5 * np.sqrt(expected_HW / draws)).all()
+
+
+def test_channels_last_stays() -> None:
+    """The memory layout of the feed, channels-last, is that of the result too."""
+    batch = Batch(torch.ones(4, 6, 5, 3).permute(0, 3, 1, 2), Target(torch.zeros(4, dtype=torch.long)))
+    after = regularizers.create("cutout", size=3).on_batch(batch, torch.Generator().manual_seed(0))
+    assert after.image_BCHW.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_generator_decides(make_batch: MakeBatch) -> None:

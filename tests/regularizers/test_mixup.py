@@ -55,6 +55,17 @@ def test_the_share_is_beta(make_batch: MakeBatch, alpha: float) -> None:
     assert stats.kstest(shares, stats.beta(alpha, alpha).cdf).pvalue > 0.01
 
 
+def test_a_share_for_each_image(make_batch: MakeBatch) -> None:
+    """With `per_image` every image has its own lam ~ Beta(alpha, alpha), and is mixed by it."""
+    before = make_batch(500)
+    after = regularizers.create("mixup", alpha=0.4, per_image=True).on_batch(before, torch.Generator().manual_seed(0))
+    lam_B, other_B = torch.as_tensor(after.target.lam), after.target.other_B
+    assert other_B is not None
+    assert stats.kstest(lam_B.tolist(), stats.beta(0.4, 0.4).cdf).pvalue > 0.01
+    value_B = lam_B * (before.target.label_B + 1) + (1 - lam_B) * (other_B + 1)
+    torch.testing.assert_close(after.image_BCHW, value_B[:, None, None, None].expand_as(after.image_BCHW))
+
+
 def test_the_generator_decides(make_batch: MakeBatch) -> None:
     """The same generator state gives equal bytes, another seed other bytes, and torch's global generator is left alone."""
     mixup, batch, state = regularizers.create("mixup"), make_batch(), torch.get_rng_state()
