@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from pipeline.metric_names import METRICS
+
 SELECTION_WORDS = {
     "last": "at the last epoch",
     "best_val": "at the epoch with the best validation accuracy",
@@ -13,12 +15,7 @@ SELECTION_WORDS = {
 SPLIT_WORDS = {"train": "training", "val": "validation", "test": "test"}
 
 _COLUMN = re.compile(r"metric_(?:(?P<split>train|val|test)_)?(?P<stem>.+?)(?:_(?P<selection>last|best_val|best_test))?")
-_WORDS = {
-    "acc_top1": "accuracy",
-    "acc_top5": "top-5 accuracy",
-    "caam_energy": "share of the CAAM's energy on the object",
-    "flat_energy": "share of a flat map's energy on the object",
-}
+# For columns that `METRICS` does not name, of older or foreign records.
 _LOWER_IS_BETTER = {"loss", "ce", "nll", "error", "err", "ece", "brier", "time", "mem", "bytes"}
 _UNBOUNDED = {"loss", "ce", "nll", "brier"}
 
@@ -72,8 +69,9 @@ class Metric:
 def describe(column: str) -> Metric:
     """The `Metric` of a column of `results/trials.parquet`.
 
-    `metric_*` columns are fractions in [0, 1] and print as percentages, except losses; `time_*_s` are seconds (a step
-    prints in milliseconds) and `*_bytes` print in MiB (2**20 bytes).
+    `metric_*` columns print as `METRICS` says; of those it does not name, the terms of the training loss and other losses are
+    plain numbers and the rest fractions, printed as percentages. `time_*_s` are seconds (a step prints in milliseconds) and
+    `*_bytes` print in MiB (2**20 bytes).
     """
     if column.startswith("time_step"):
         return Metric(column, "time a step", "ms", 1e3, 2, False, None)
@@ -86,14 +84,32 @@ def describe(column: str) -> Metric:
     match = _COLUMN.fullmatch(column)
     if match is None:
         return Metric(column, column.replace("_", " "), "", 1.0, 4, higher_is_better(column), None)
-    stem = match["stem"]
-    words = _WORDS.get(stem, stem.replace("_", " "))
-    if match["split"]:
-        words = f"{SPLIT_WORDS[match['split']]} {words}" if not words.startswith("share") else f"{words} in the {match['split']} split"
-    unit, scale, decimals = ("", 1.0, 4) if _UNBOUNDED & set(stem.split("_")) else ("%", 100.0, 2)
+    stem, split = match["stem"], match["split"]
+    named = METRICS.get(stem)
+    words = named.words if named and split else f"{{split}} {stem.replace('_', ' ')}"
+    words = words.replace("{split}", SPLIT_WORDS[split] if split else "").strip()
+    if named:
+        unit, scale, decimals = named.unit, named.scale, named.decimals
+    else:
+        unit, scale, decimals = ("", 1.0, 4) if split == "train" or _UNBOUNDED & set(stem.split("_")) else ("%", 100.0, 2)
     return Metric(column, words, unit, scale, decimals, higher_is_better(column), match["selection"])
 
 
 def higher_is_better(column: str) -> bool:
-    """False for losses, errors, times and memory; True for accuracy, energy and all else."""
+    """As `METRICS` says; else False for losses, errors, times and memory, True for all else."""
+    match = _COLUMN.fullmatch(column)
+    if match is not None and match["stem"] in METRICS:
+        return METRICS[match["stem"]].higher_is_better
+    if match is not None and match["split"] == "train":
+        return False  # a term of the loss
     return not _LOWER_IS_BETTER & set(column.split("_"))
+
+
+def baselines(column: str) -> dict[str, str]:
+    """Words of each map that does not look at the image -> column of what it gets in the metric of `column`; often none."""
+    match = _COLUMN.fullmatch(column)
+    named = METRICS.get(match["stem"]) if match is not None else None
+    if match is None or named is None:
+        return {}
+    names = {"flat map": named.flat, "centre": named.centre}
+    return {words: f"metric_{match['split']}_{name}_{match['selection']}" for words, name in names.items() if name}

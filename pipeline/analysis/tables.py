@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import stdtr, stdtrit
 
-from pipeline.analysis.metrics import higher_is_better
+from pipeline.analysis.metrics import baselines, higher_is_better
 from pipeline.errors import ConfigError, StoreError, did_you_mean
 
 _REQUIRED = ("name", "title", "row_fields", "rows", "column_fields", "columns", "column_kind", "selection", "seeds", "cells")
@@ -110,6 +110,22 @@ class Average:
 
 
 @dataclass(frozen=True)
+class Reference:
+    """What a map that does not look at the image gets in a metric of the table, on the test images of the same trials.
+
+    Attributes:
+        metric: column of the metric that it stands beside.
+        words: 'flat map' or 'centre'.
+        low, high: smallest and largest mean over the trials of one dataset, in stored units; equal in a table of one dataset.
+    """
+
+    metric: str
+    words: str
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class TableResult:
     """A finished table, free of any format; `cells` go row by row."""
 
@@ -127,6 +143,7 @@ class TableResult:
     fixed: Mapping[str, Any]
     cells: tuple[CellResult, ...]
     averages: tuple[Average, ...] = field(default=())
+    references: tuple[Reference, ...] = field(default=())
 
     def cell(self, row: str, column: str) -> CellResult | None:
         """The cell at (row, column); None when the design has none there."""
@@ -199,6 +216,7 @@ def build_table(spec: Mapping[str, Any], trials: pa.Table, *, study: str = "") -
         fixed=dict(spec.get("fixed") or {}),
         cells=tuple(cells),
         averages=_averages(cells, spec) if spec["column_kind"] == "level" else (),
+        references=_references(cells, records),
     )
 
 
@@ -362,6 +380,21 @@ def _data_levels(cell: CellResult) -> str:
     """What a cell says of its data: numbers on different data are not compared and not averaged."""
     levels = {**cell.row_levels, **cell.column_levels}
     return repr(sorted((name, level) for name, level in levels.items() if name.split(".")[0] == "dataset"))
+
+
+def _references(cells: Sequence[CellResult], records: Mapping[str, dict[str, Any]]) -> tuple[Reference, ...]:
+    references = []
+    for metric in dict.fromkeys(cell.metric for cell in cells):
+        for words, column in baselines(metric).items():
+            by_data: dict[str, dict[str, float]] = {}
+            for cell in (each for each in cells if each.metric == metric):
+                values = {trial_id: records[trial_id].get(column) for trial_id in cell.trial_ids}
+                finite = {trial_id: value for trial_id, value in values.items() if value is not None and math.isfinite(value)}
+                by_data.setdefault(_data_levels(cell), {}).update(finite)
+            means = [statistics.fmean(values.values()) for values in by_data.values() if values]
+            if means:
+                references.append(Reference(metric, words, min(means), max(means)))
+    return tuple(references)
 
 
 def _averages(cells: Sequence[CellResult], spec: Mapping[str, Any]) -> tuple[Average, ...]:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.metric_names import METRICS
 from pipeline.registry import Registry
 from pipeline.study.config import StudyFile, TableSpec, level_label
 from pipeline.study.identity import canonical_json
+from pipeline.study.place import Path_
 from pipeline.study.resolve import Layer, Resolver, Vocabulary, nested
-from pipeline.study.yaml_file import Path_
 
-METRICS = ("acc_top1", "acc_top5", "loss", "caam_energy", "cam_energy", "flat_energy")
 PLAIN_COLUMNS = ("time_train_s", "time_step_s", "time_total_s", "mem_peak_bytes")
 NOT_SCIENCE = ("seed", "seeds")
 
@@ -220,6 +220,14 @@ def _metric_column(name: str, selection: str, file: StudyFile, place: Path_) -> 
     if bare not in METRICS or split not in ("test", "val"):
         known, step = [*METRICS, *PLAIN_COLUMNS], "Prefix val/ for the validation split."
         raise UnknownNameError("metric", name, known, where=file.locate(place), next_step=step)
+    if METRICS[bare].when == "end":
+        if split != "test":
+            raise ConfigError(f"{file.locate(place)}: {bare} is measured on the test split only; write {bare} instead of {name}.")
+        if selection == "best_test":
+            raise ConfigError(
+                f"{file.locate(place)}: {bare} is measured once, at the end, so there is none under best_test, which looks back over all "
+                "epochs. Set selection: last or best_val, or another metric."
+            )
     return f"metric_{split}_{bare}_{selection}"
 
 

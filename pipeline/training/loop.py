@@ -20,6 +20,7 @@ from pipeline.regularizers import Regularizer
 from pipeline.study.trial_config import TrialConfig
 from pipeline.training.evaluate import evaluate
 from pipeline.training.feed import SplitFeed, TrainFeed
+from pipeline.training.final import evaluate_final
 from pipeline.training.objective import Objective
 from pipeline.training.optim import build_optimizer, lr_factor, set_lr
 
@@ -34,6 +35,8 @@ class Fit:
         history: one row an epoch: `epoch` (from 1), `metric_train_*`, `metric_val_*`, `metric_test_*`, `metric_lr`, `time_*`.
         best_val_epoch: epoch (from 1) with the highest validation accuracy, the earliest of equals; None without a validation split.
         best_state: weights after that epoch, on the CPU, if asked for.
+        final: selection rule ('last'; 'best_val' with a validation split) -> metrics of the test split that are measured only at the
+            end, see `evaluate_final`.
         train_s: seconds spent in training steps.
         steps: number of training steps.
     """
@@ -41,6 +44,7 @@ class Fit:
     history: list[dict[str, Any]] = field(default_factory=list)
     best_val_epoch: int | None = None
     best_state: dict[str, Tensor] | None = None
+    final: dict[str, dict[str, float]] = field(default_factory=dict)
     train_s: float = 0.0
     steps: int = 0
 
@@ -80,7 +84,7 @@ def fit(
     optimizer = build_optimizer(trained, settings.optimizer)
     averaged = None if settings.ema is None else AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(settings.ema), use_buffers=True)
     evaluated = model if averaged is None else averaged.module
-    best_val = -math.inf
+    best_val, best_weights = -math.inf, {}
 
     for epoch in range(settings.epochs):
         started = time.perf_counter()
@@ -115,18 +119,37 @@ def fit(
         is_best = row.get("metric_val_acc_top1", -math.inf) > best_val  # never, without a validation split
         if is_best:
             best_val, result.best_val_epoch = row["metric_val_acc_top1"], epoch + 1
-            if keep_best:
-                result.best_state = {
-                    # Weights lie channels-last while training; files take plain layout only.
-                    name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-                    for name, value in evaluated.state_dict().items()
-                }
+            best_weights = {name: value.detach().clone() for name, value in evaluated.state_dict().items()}
         if settings.evaluate_test == "each_epoch" or is_best or epoch + 1 == settings.epochs:
             row |= {f"metric_test_{name}": value for name, value in evaluate(evaluated, test, autocast).items()}
         row["time_epoch_s"] = time.perf_counter() - started
         result.history.append(row)
         on_epoch(row)
+
+    result.final = evaluate_selected(evaluated, best_weights, result.best_val_epoch == settings.epochs, test, autocast)
+    if keep_best and best_weights:
+        # Weights lie channels-last while training; files take plain layout only.
+        result.best_state = {name: value.cpu().contiguous() for name, value in best_weights.items()}
     return evaluated, result
+
+
+def evaluate_selected(
+    model: nn.Module,
+    best_weights: dict[str, Tensor],
+    best_is_last: bool,
+    test: SplitFeed,
+    autocast: Callable[[], contextlib.AbstractContextManager[object]],
+) -> dict[str, dict[str, float]]:
+    """`evaluate_final` for the weights that `model` has, 'last', and for the best ones, 'best_val', if any; the model keeps its weights."""
+    final = {"last": evaluate_final(model, test, autocast)}
+    if best_is_last:
+        final["best_val"] = final["last"]
+    elif best_weights:
+        last_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+        model.load_state_dict(best_weights)
+        final["best_val"] = evaluate_final(model, test, autocast)
+        model.load_state_dict(last_weights)
+    return final
 
 
 def losses_of(
