@@ -16,9 +16,11 @@ from torch import Tensor
 from pipeline.data.image_data import ImageData
 from pipeline.errors import DivergedError
 from pipeline.store.records import Record
+from pipeline.study.plugins import import_plugins
 from pipeline.study.spec import TrialSpec
 from pipeline.tasks.classification import derived_seeds, train_classifier
-from pipeline.training.loop import Fit
+from pipeline.training.loop import Fit, autocast_for
+from pipeline.training.panel import panel_of
 
 RESET_PEAK = "/proc/self/clear_refs"  # Linux: writing 5 sets the process's peak memory back to what it holds now
 
@@ -55,7 +57,7 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
     """Train and evaluate one trial. The same specification and data give the same metrics, bit for bit, on one kind of CPU.
 
     Args:
-        spec: resolved trial.
+        spec: resolved trial; the plugins it names are imported, if they are not yet.
         data: its prepared dataset.
         device: torch device.
         sink: told of each epoch while it runs; None: nobody is.
@@ -64,8 +66,10 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
         Record with state 'complete', or 'failed' with reason and step when the loss stopped being finite.
 
     Raises:
+        ConfigError: a plugin of the specification cannot be imported.
         Exception: whatever a method's own code raises; the caller decides what becomes of the study.
     """
+    import_plugins(spec.plugins)
     device, sink = torch.device(device), sink or NullSink()
     started = time.perf_counter()
     devices = [device] if device.type == "cuda" else []
@@ -83,6 +87,7 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
         **environment(device),
     }
     history: list[dict[str, Any]] = []
+    panel: dict[str, Any] = {}
 
     def on_epoch(epoch_row: dict[str, Any]) -> None:
         history.append(epoch_row)
@@ -99,16 +104,18 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
             row["weights_sha256"] = weights_digest(last)
             if sink.weights != "none":
                 sink.save_weights(last if sink.weights == "last" else fitted.best_state or last)
+            panel = panel_of(model, data, device, autocast_for(spec.settings.precision, device))
     row["time_total_s"] = time.perf_counter() - started
     row["mem_peak_bytes"] = peak_memory(device)
-    return Record(row, history=history)
+    return Record(row, history=history, panel=panel)
 
 
 def summarise(fitted: Fit) -> dict[str, Any]:
     """Metrics of a finished training run under each selection rule.
 
     `_last`: after the last epoch; `_best_val`: at the epoch with the best validation accuracy; `_best_test`: at the epoch with the
-    best test accuracy, which no honest protocol selects by, kept for comparison with papers that did.
+    best test accuracy, which no honest protocol selects by, kept for comparison with papers that did. Metrics that are measured
+    only at the end exist for `_last` and `_best_val`.
     """
     last = fitted.history[-1]
     by_epoch = {row["epoch"]: row for row in fitted.history}
@@ -122,6 +129,12 @@ def summarise(fitted: Fit) -> dict[str, Any]:
         for rule, row in chosen.items()
         for name, value in row.items()
         if name.startswith(("metric_test_", "metric_val_")) and math.isfinite(value)
+    }
+    metrics |= {
+        f"metric_test_{name}_{rule}": value
+        for rule, values in fitted.final.items()
+        for name, value in values.items()
+        if math.isfinite(value)
     }
     metrics |= {f"{name}_last": value for name, value in last.items() if name.startswith("metric_train_")}
     return metrics | {

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline import models
 from pipeline.data.image_data import ImageData
+from pipeline.metric_names import METRICS
 from pipeline.store.records import Record
 from pipeline.study.spec import TrialSpec
 from pipeline.study.trial_config import Augment, Optimizer
@@ -162,6 +163,28 @@ def test_what_is_not_a_number_is_no_metric() -> None:
     history = [{"epoch": 1, "metric_test_acc_top1": 0.5, "metric_test_loss": float("inf"), "metric_test_cam_energy": float("nan")}]
     row = summarise(Fit(history=history, train_s=1.0, steps=4))
     assert {key for key in row if key.startswith("metric_")} == {"metric_test_acc_top1_last", "metric_test_acc_top1_best_test"}
+
+
+def test_metrics_of_the_end_exist_for_the_last_and_the_best_weights(
+    make_data: Callable[..., ImageData], make_spec: MakeSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is a column under `last` and `best_val`, never under `best_test`, on validation or in the history; training is untouched."""
+    from pipeline.training import loop
+
+    data = make_data(train=32, val=9, test=12)
+    options: dict[str, Any] = {"epochs": 5, "optimizer": Optimizer(lr=0.05), "loss": CAM, "ema": 0.5}
+    record = run_trial(make_spec(**options), data=data)
+    assert record["best_val_epoch"] < 5, "this test needs best weights that are not the last ones"
+    names = {name for name, metric in METRICS.items() if metric.when == "end"}
+    assert {f"metric_test_{name}_{rule}" for name in names for rule in ("last", "best_val")} <= set(record)
+    assert not {f"metric_{split}_{name}_{rule}" for name in names for split, rule in (("test", "best_test"), ("val", "last"))} & set(record)
+    assert not {f"metric_test_{name}" for name in names} & {key for row in record.history for key in row}
+    for rule, epoch in (("last", 5), ("best_val", record["best_val_epoch"])):
+        assert record[f"metric_test_nll_{rule}"] == record.history[epoch - 1]["metric_test_loss"]
+
+    monkeypatch.setattr(loop, "evaluate_final", lambda *_: {})
+    bare = run_trial(make_spec(**options), data=data)
+    assert bare["weights_sha256"] == record["weights_sha256"]
 
 
 def test_selected_never_shows_best_test(make_data: Callable[..., ImageData], make_spec: MakeSpec) -> None:

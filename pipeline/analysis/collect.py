@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import ConfigError
-from pipeline.store.records import SCHEMA_VERSION, Record, rows_to_table
+from pipeline.store.records import SCHEMA_VERSION, Record, panel_types, rows_to_table
 from pipeline.store.trial_store import TrialStore
 
 FIRST = ("trial_id", "cell_id", "name", "state", "reason", "failure", "attempt", "schema_version")
@@ -25,11 +25,13 @@ class Results:
     Attributes:
         trials: a row a planned trial.
         history: a row a trial and epoch.
+        panels: a row a trial that has pictures.
         ignored: number of stored records that this plan does not ask for.
     """
 
     trials: pa.Table
     history: pa.Table
+    panels: pa.Table
     ignored: int
 
 
@@ -55,17 +57,23 @@ def collect(plan_file: Path, store: TrialStore, run_ids: dict[str, str]) -> Resu
     history = store.history_table(ids)
     if history is None:
         history = pa.table({"trial_id": pa.array([], pa.string()), "epoch": pa.array([], pa.int64())})
-    trials = rows_to_table(rows)
+    panels = store.panels_table(ids)
+    if panels is None:
+        panels = pa.schema([("trial_id", pa.string()), *panel_types().items()]).empty_table()
     return Results(
-        trials, history.sort_by([("trial_id", "ascending"), ("epoch", "ascending")]), len(records.keys() - {r["trial_id"] for r in rows})
+        rows_to_table(rows),
+        history.sort_by([("trial_id", "ascending"), ("epoch", "ascending")]),
+        panels.sort_by("trial_id"),
+        len(records.keys() - {r["trial_id"] for r in rows}),
     )
 
 
 def write_results(results: Results, folder: Path) -> None:
-    """Write trials.parquet and history.parquet."""
+    """Write trials.parquet, history.parquet and panels.parquet."""
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(results.trials, folder / "trials.parquet")
     pq.write_table(results.history, folder / "history.parquet")
+    pq.write_table(results.panels, folder / "panels.parquet")
 
 
 def read_run_ids(outcomes: Path) -> dict[str, str]:

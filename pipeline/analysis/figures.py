@@ -28,10 +28,10 @@ MAX_LINES = 8
 _PANELS_A_ROW = 3
 _FLAT_ENERGY = "metric_test_flat_energy_{selection}"
 # Okabe & Ito's colours, told apart by colour-blind readers; yellow left out, as it fades on white. Dashes and markers repeat the message.
-_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
 _DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (8, 3)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_STYLE: Any = {
+STYLE: Any = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 10,
@@ -44,6 +44,7 @@ _STYLE: Any = {
     "legend.frameon": False,
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
+    "image.composite_image": False,  # else the images of an SVG are drawn anew at its low resolution
     "svg.hashsalt": "pipeline.analysis",  # without it the ids in the SVG are random
     "svg.fonttype": "path",
 }
@@ -84,7 +85,7 @@ def accuracy_over_epochs(spec: Mapping[str, Any], history: pa.Table, trials: pa.
     seeds = " or ".join(map(str, sorted({curve.n for curve in curves})))
     notes.insert(0, f"Mean over n = {seeds} seeds; band: ± sample SD." if any(c.n > 1 for c in curves) else "One seed.")
     legend = " / ".join(spec["column_fields"] if spec["column_kind"] == "level" else spec["row_fields"])
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         return _panels_of_curves(
             panels[:MAX_PANELS], line_of, title=spec["title"], legend=legend, y_label=f"{split} accuracy (%)", note=" ".join(notes)
         )
@@ -97,14 +98,14 @@ def _panels_of_curves(
     labels = [label for label in line_of if label in shown]
     figure, axes = _grid_of_axes(len(panels), share_y=True)
     for ax, (row, curves) in zip(axes, panels, strict=True):
-        ax.set_title(_plain(row), loc="left")
+        ax.set_title(plain(row), loc="left")
         for curve in curves:
             i = line_of[curve.column or curve.row]
             mean = [100 * value for value in curve.mean]
             ax.plot(curve.epochs, mean, **_line(i), marker=_MARKERS[i % 8] if len(curve.epochs) == 1 else None)
             if curve.sd:
                 low, high = ([m + sign * 100 * s for m, s in zip(mean, curve.sd, strict=True)] for sign in (-1, 1))
-                ax.fill_between(curve.epochs, low, high, color=_COLORS[i % 8], alpha=0.18, linewidth=0)
+                ax.fill_between(curve.epochs, low, high, color=COLORS[i % 8], alpha=0.18, linewidth=0)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, min_n_ticks=1))
         ax.set_xlabel("epoch")
     limits = _late_limits([curve for _, curves in panels for curve in curves])
@@ -113,7 +114,7 @@ def _panels_of_curves(
         note += f" The axis starts at {limits[0]:g} %; what lies below, early in training, is cut off."
     for ax in axes[::_PANELS_A_ROW]:
         ax.set_ylabel(y_label)
-    _decorate(figure, title, note, legend, [(label, _line(line_of[label])) for label in labels])
+    decorate(figure, title, note, legend, [(label, _line(line_of[label])) for label in labels])
     return figure
 
 
@@ -144,7 +145,7 @@ def sweep(spec: Mapping[str, Any], result: TableResult, trials: pa.Table | None 
     if not is_sweep(spec) or all(cell.mean is None for cell in result.cells):
         return None
     flat = _flat_energy(result, trials) if trials is not None else None
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure, axes = _grid_of_axes(len(result.columns), share_y=False)
         for i, (ax, column) in enumerate(zip(axes, result.columns, strict=True)):
             cells = [cell for cell in result.cells if cell.column == column and cell.mean is not None]
@@ -162,13 +163,13 @@ def sweep(spec: Mapping[str, Any], result: TableResult, trials: pa.Table | None 
                 ax.annotate("flat map (no localisation)", (0.98, flat * metric.scale), xycoords=("axes fraction", "data"), ha="right",
                             va="bottom", fontsize=8, color="#444444", xytext=(0, 2), textcoords="offset points")  # fmt: skip
                 ax.margins(y=0.12)
-            ax.set_xlabel(_plain(result.row_fields[0]))
+            ax.set_xlabel(plain(result.row_fields[0]))
             ax.set_ylabel(textwrap.fill(metric.quantity, 34))
         counts = sorted({cell.n for cell in result.cells if cell.mean is not None})
         note = f"Mean over n = {' or '.join(map(str, counts))} seeds; bars: ± sample SD." if max(counts) > 1 else "One seed."
         absent = list(dict.fromkeys(cell.row for cell in result.cells if cell.mean is None))
         note += f" Without a point, as a seed is missing: {', '.join(map(one_line, absent))}." if absent else ""
-        _decorate(figure, result.title, note)
+        decorate(figure, result.title, note)
         return figure
 
 
@@ -209,7 +210,7 @@ def write_curves(document: Mapping[str, Any], *, trials: pa.Table, history: pa.T
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
     """Write `stem`.svg and `stem`.png (160 dots an inch); the same figure gives the same bytes."""
     paths = [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("svg", "png")]
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(paths[0], format="svg", metadata={"Date": None, "Creator": None})
         figure.savefig(paths[1], format="png", dpi=160, metadata={"Software": None})
     return paths
@@ -226,17 +227,18 @@ def _grid_of_axes(count: int, *, share_y: bool) -> tuple[Figure, list[Axes]]:
     return figure, axes[:count]
 
 
-def _decorate(figure: Figure, title: str, note: str, legend: str = "", lines: Sequence[tuple[str, dict[str, Any]]] = ()) -> None:
+def decorate(figure: Figure, title: str, note: str, legend: str = "", lines: Sequence[tuple[str, dict[str, Any]]] = ()) -> None:
+    """Title above, note below, and a legend of (label, line style) to the right of a figure in constrained layout."""
     width = int(figure.get_figwidth() * 15)
-    figure.suptitle(_plain(textwrap.fill(one_line(title), int(width * 0.75))), fontsize=11, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(_plain(textwrap.fill(note, width)), fontsize=8, color="#444444", x=0.01, ha="left")
+    figure.suptitle(plain(textwrap.fill(one_line(title), int(width * 0.75))), fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel(plain(textwrap.fill(note, width)), fontsize=8, color="#444444", x=0.01, ha="left")
     if lines:
-        handles = [Line2D([], [], **style, label=_plain(label)) for label, style in lines]
-        figure.legend(handles=handles, loc="outside right upper", title=_plain(legend), handlelength=2.6, alignment="left")
+        handles = [Line2D([], [], **style, label=plain(label)) for label, style in lines]
+        figure.legend(handles=handles, loc="outside right upper", title=plain(legend), handlelength=2.6, alignment="left")
 
 
 def _line(i: int) -> dict[str, Any]:
-    return {"color": _COLORS[i % 8], "linestyle": _DASHES[(i + i // 8) % 8], "linewidth": 1.6}
+    return {"color": COLORS[i % 8], "linestyle": _DASHES[(i + i // 8) % 8], "linewidth": 1.6}
 
 
 def _numeric_axis(ax: Axes, levels: Sequence[float]) -> None:
@@ -266,7 +268,7 @@ def _flat_energy(result: TableResult, trials: pa.Table) -> float | None:
     return statistics.fmean(values) if values else None
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """`text` as matplotlib prints it literally: a dollar sign would start mathtext, a leading underscore hides a legend entry."""
     text = text.replace("$", r"\$")
     return f" {text}" if text.startswith("_") else text

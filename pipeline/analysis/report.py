@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pipeline.analysis.aggregate import trial_counts
 from pipeline.analysis.layout import lay_out
+from pipeline.analysis.panels import Caption
 from pipeline.analysis.render_html import render_template
 from pipeline.analysis.tables import TableResult
 from pipeline.analysis.wording import join_words, one_line, summary_sentences
@@ -30,6 +31,7 @@ def write_report(
     figure_paths: Iterable[Path],
     trials: pa.Table,
     provenance: Mapping[str, Any],
+    captions: Mapping[Path, Caption] | None = None,
 ) -> Path:
     """Write `folder/index.html` and return its path.
 
@@ -39,18 +41,20 @@ def write_report(
         figure_paths: figures as `write_figures` names them, `<table>.<kind>.svg`; other suffixes are passed over.
         trials: results/trials.parquet: reasons of failures, and the env_* columns for the environment.
         provenance: what made these numbers (commit, versions, hardware ...); mappings may be nested.
+        captions: words for the figures that need more than those of their kind; these are folded together below the others.
 
     Raises:
         ConfigError: a figure belongs to none of the tables.
     """
-    figures = _figures_by_table(figure_paths, [result.name for result in results])
+    figures = _figures_by_table(figure_paths, [result.name for result in results], captions or {})
     sections = [
         {
             "id": f"table-{file_stem(result.name)}",
             "title": one_line(result.title),
             "sentences": summary_sentences(result),
             "grid": lay_out(result),
-            "figures": figures[result.name],
+            "figures": [figure for figure in figures[result.name] if not figure["folded"]],
+            "pictures": [figure for figure in figures[result.name] if figure["folded"]],
             "cells": [(cell, " ".join(cell.trial_ids), " ".join(cell.run_ids)) for cell in result.cells],
         }
         for result in results
@@ -78,7 +82,7 @@ def inline_svg(text: str, prefix: str, label: str) -> str:
     return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
 
 
-def _figures_by_table(paths: Iterable[Path], tables: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+def _figures_by_table(paths: Iterable[Path], tables: Sequence[str], captions: Mapping[Path, Caption]) -> dict[str, list[dict[str, Any]]]:
     figures: dict[str, list[dict[str, Any]]] = {name: [] for name in tables}
     for path in paths:
         if path.suffix != ".svg":
@@ -89,10 +93,11 @@ def _figures_by_table(paths: Iterable[Path], tables: Sequence[str]) -> dict[str,
                 f"figure {path.name} belongs to no table of the study; figures are called <table>.<kind>.svg, tables: {', '.join(tables)}. "
                 "Remove old files from the figures folder."
             )
-        words = _FIGURE_WORDS.get(kind, kind)
+        words = f"{_FIGURE_WORDS.get(kind, kind)}."
+        caption = captions.get(path, Caption(words, f"{words[:-1]}, table {table}"))
         prefix = re.sub(r"\W", "-", path.stem)
-        svg = inline_svg(path.read_text(encoding="utf-8"), prefix, f"{words}, table {table}")
-        figures[table].append({"svg": svg, "words": words})
+        svg = inline_svg(path.read_text(encoding="utf-8"), prefix, caption.alt)
+        figures[table].append({"svg": svg, "words": caption.text, "folded": path in captions})
     return figures
 
 

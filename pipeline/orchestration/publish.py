@@ -16,10 +16,11 @@ from pipeline.analysis.report import write_report
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
 from pipeline.analysis.wording import caption
 from pipeline.analysis.write import FORMATS, file_stem
+from pipeline.analysis.write_panels import write_panels
 from pipeline.orchestration.progress import warn
 from pipeline.orchestration.tracking import open_tracker
 from pipeline.study.params import Params
-from pipeline.study.project import DATASETS, FIGURES, PLAN, REPORT, RESULTS, TABLES
+from pipeline.study.project import DATASETS, FIGURES, IMAGES, PLAN, REPORT, RESULTS, TABLES
 
 VERSIONS = ("torch", "torchvision", "torchdistill", "ray", "mlflow", "dvc")
 
@@ -30,8 +31,13 @@ def publish(params: Params, *, log: Callable[[str], None] = warn, say: Callable[
     trials, history = pq.read_table(RESULTS / "trials.parquet"), pq.read_table(RESULTS / "history.parquet")
     results = build_tables(document, trials)
     figures = write_figures(document, results, trials=trials, history=history, folder=FIGURES)
+    panels, images = pq.read_table(RESULTS / "panels.parquet"), pq.read_table(IMAGES)
+    pictures = write_panels(document, panels=panels, images=images, trials=trials, folder=FIGURES)
+    figures += pictures
     study = document["study"]
-    report = write_report(REPORT, study=study, results=results, figure_paths=figures, trials=trials, provenance=provenance())
+    report = write_report(
+        REPORT, study=study, results=results, figure_paths=figures, captions=pictures, trials=trials, provenance=provenance()
+    )
     with open_tracker(params.tracking, study, log) as tracker:
         for result in results:
             files = [TABLES / f"{file_stem(result.name)}.{suffix}" for suffix in FORMATS]

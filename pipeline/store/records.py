@@ -10,11 +10,12 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 STATES = ("planned", "running", "complete", "failed", "pruned", "skipped")
+PANEL = "panel_"  # prefix of the columns that only pictures need
 FINAL_FAILURES = ("diverged",)  # kinds of failure that the same trial would meet again: a result, never retried
 
 
 class Record(dict[str, Any]):
-    """The finished row of one trial: a flat dictionary, with `history` holding one row an epoch.
+    """The finished row of one trial: a flat dictionary, with `history` holding one row an epoch and `panel` what pictures are drawn from.
 
     Keys carry their origin: `metric_*` (fractions in [0, 1], losses in nats), `seed_*`, `time_*_s`, `mem_peak_bytes`, `env_*`;
     `state` is complete or failed, `failure` is '', 'diverged' (final) or 'error' (tried again), `reason` is one line for people.
@@ -22,11 +23,13 @@ class Record(dict[str, Any]):
     Args:
         row: the flat dictionary.
         history: rows with `epoch` (from 1) and `metric_*` a split.
+        panel: the `panel_*` columns, see `panel_types`; empty for a trial without pictures. Kept apart, as it holds bytes.
     """
 
-    def __init__(self, row: Mapping[str, Any], history: Iterable[Mapping[str, Any]] = ()) -> None:
+    def __init__(self, row: Mapping[str, Any], history: Iterable[Mapping[str, Any]] = (), panel: Mapping[str, Any] | None = None) -> None:
         super().__init__(row)
         self.history: list[dict[str, Any]] = [dict(r) for r in history]
+        self.panel: dict[str, Any] = dict(panel or {})
 
     @property
     def is_final(self) -> bool:
@@ -49,6 +52,34 @@ class Record(dict[str, Any]):
             raise ValueError(f"complete trial {self['trial_id']} has no metrics")
         if self.history and not all(isinstance(row.get("epoch"), int) for row in self.history):
             raise ValueError(f"a row of the history of trial {self['trial_id']} has no epoch")
+        if foreign := [key for key in self.panel if not key.startswith(PANEL)]:
+            raise ValueError(f"columns of the panel of trial {self['trial_id']} begin with {PANEL}, not so {', '.join(foreign)}")
+
+
+def panel_types() -> dict[str, pa.DataType]:
+    """Columns of the pictures of a trial. N images with maps of H rows and W columns, M images as points.
+
+    panel_digest: of the dataset. panel_index, panel_label, panel_predicted: position in the test split and classes of the N images.
+    panel_height, panel_width: H and W. panel_cam, panel_caam: bytes of uint8 arrays NHW. panel_point_index, panel_point_label: of the
+    M images. panel_xy: bytes of a float16 array M2, little endian. panel_share: share of the variance along the two axes.
+    """
+    import pyarrow as pa
+
+    whole, many = pa.int32(), pa.list_(pa.int32())
+    return {
+        "panel_digest": pa.string(),
+        "panel_index": many,
+        "panel_label": many,
+        "panel_predicted": many,
+        "panel_height": whole,
+        "panel_width": whole,
+        "panel_cam": pa.large_binary(),
+        "panel_caam": pa.large_binary(),
+        "panel_point_index": many,
+        "panel_point_label": many,
+        "panel_xy": pa.large_binary(),
+        "panel_share": pa.list_(pa.float64()),
+    }
 
 
 def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
@@ -58,11 +89,11 @@ def rows_to_table(rows: list[dict[str, Any]]) -> pa.Table:
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row))
-    columns = {}
+    columns, panel = {}, panel_types()
     for name in names:
         values = [row.get(name) for row in rows]
         if name.startswith(("metric_", "time_")) and not name.endswith("_ns"):
             columns[name] = pa.array(values, pa.float64())
         else:
-            columns[name] = pa.array(values)
+            columns[name] = pa.array(values, panel.get(name))
     return pa.table(columns)

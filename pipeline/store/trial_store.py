@@ -1,7 +1,7 @@
 """The append-only trial store, at a path or an object-store URL.
 
 Layout under the root:
-    segments/<id>.records.parquet     one row a trial; its appearance commits the trial
+    segments/<id>.records.parquet     one row a trial, its pictures among it (panel_*); its appearance commits the trial
     segments/<id>.history.parquet     one row a trial and epoch, written just before its records
     weights/<trial_id>.safetensors    only where the policy keeps them
 A finished trial appends one small segment; segments are merged in tiers, so their number grows with the logarithm of the number of
@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.errors import StoreError
-from pipeline.store.records import SCHEMA_VERSION, Record, rows_to_table
+from pipeline.store.records import PANEL, SCHEMA_VERSION, Record, rows_to_table
 
 FAN_IN = 16  # segments of one tier that are merged into one of the next
 RECORDS, HISTORY = ".records.parquet", ".history.parquet"
@@ -77,12 +77,12 @@ class TrialStore:
         for record in records:
             record.check()
         stamp = time.time_ns()
-        rows = [{**record, "schema_version": SCHEMA_VERSION, "time_finished_ns": stamp} for record in records]
+        rows = [{**record, **record.panel, "schema_version": SCHEMA_VERSION, "time_finished_ns": stamp} for record in records]
         history = [{"trial_id": record["trial_id"], **row} for record in records for row in record.history]
         self._append_tables(0, rows_to_table(rows), rows_to_table(history) if history else None)
 
     def records(self) -> dict[str, Record]:
-        """All finished trials by id, without their history.
+        """All finished trials by id, without their history and pictures.
 
         Raises:
             StoreError: a segment cannot be read; the message names it and what to do.
@@ -90,13 +90,23 @@ class TrialStore:
         table = self._counting()
         if table is None:
             return {}
-        rows = table.drop_columns(["segment"]).to_pylist()
+        rows = _without_panels(table).to_pylist()
         return {row["trial_id"]: Record({k: v for k, v in row.items() if v is not None}) for row in rows}
 
     def records_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
-        """The records of these trials as an Arrow table, or None when none of them is stored."""
+        """The records of these trials as an Arrow table without their pictures, or None when none of them is stored."""
         table = self._counting()
-        return None if table is None else _only(table, trial_ids).drop_columns(["segment"])
+        return None if table is None else _without_panels(_only(table, trial_ids))
+
+    def panels_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
+        """trial_id and the panel_* columns of those of these trials that have pictures, or None when none of them has."""
+        table = self._counting()
+        names = [] if table is None else [name for name in table.column_names if name.startswith(PANEL)]
+        if table is None or not names:
+            return None
+        found = _only(table, trial_ids).select(["trial_id", *names])
+        found = found.filter(pc.is_valid(found[names[0]]))
+        return found if len(found) else None
 
     def history_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
         """trial_id, epoch and metrics by epoch of these trials, or None when there are none."""
@@ -308,6 +318,10 @@ def _owned(history: pa.Table, records: pa.Table) -> pa.Table:
 
 def _owner(table: pa.Table) -> pa.ChunkedArray:
     return pc.binary_join_element_wise(table["trial_id"], table["segment"], "/")
+
+
+def _without_panels(table: pa.Table) -> pa.Table:
+    return table.drop_columns([name for name in table.column_names if name == "segment" or name.startswith(PANEL)])
 
 
 def _only(table: pa.Table, trial_ids: Iterable[str]) -> pa.Table:
