@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections import Counter
@@ -271,12 +272,103 @@ def doctor(study: StudyOption = None) -> None:
         raise typer.Exit(2)
 
 
-@app.command(epilog="Example:  ablate schema > study.schema.json")
-def schema() -> None:
-    """JSON Schema of a study file, with the options of every registered method under $defs."""
+@app.command(epilog="Examples:  ablate schema > study.schema.json · ablate schema --study mine")
+def schema(study: StudyOption = None) -> None:
+    """JSON Schema of a study file, with the options of every registered method under $defs; with --study those of its plugins too."""
     from pipeline.orchestration.explain import study_schema
 
+    if study is not None:
+        _load(study)
     _print_json(study_schema())
+
+
+@app.command(epilog="Examples:  ablate methods · ablate methods losses · ablate methods backbones --json · ablate methods --study mine")
+def methods(
+    kind: Annotated[str | None, typer.Argument(help="losses, regularizers, backbones or datasets; all without it.")] = None,
+    study: StudyOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """What a study may name: losses, regularizers, backbones and datasets with options, purpose and module; + marks plugins."""
+    from pipeline.orchestration.methods import list_methods, options_text
+
+    plugins: list[str] = []
+    try:
+        plugins = _load(study)[0].study.plugins
+    except PipelineError as error:
+        if study is not None:
+            raise
+        _note(f"Without the plugins of the active study: {error}")
+    listing = list_methods(kind, plugins)
+    if as_json:
+        _print_json(listing)
+        return
+    for word, entries in listing.items():
+        _say(f"{word} ({len(entries)})")
+        for entry in entries:
+            if "module" in entry:
+                label = f" ({entry['label']})" if entry["label"] != entry["name"] else ""
+                _say(f"{'+' if entry['plugin'] else ' '} {entry['name']}{label}: {entry['purpose']}  [{entry['module']}]")
+                if entry["options"]:
+                    _say(f"      {options_text(entry['options'])}")
+        if any("module" not in entry for entry in entries):
+            _say(f"  `ablate methods {word}` lists them all.")
+
+
+@app.command(
+    epilog="Examples:  ablate models · ablate models vgg · ablate models 'timm_resnet5*' --size 224 · ablate models swin --unsupported"
+)
+def models(
+    pattern: Annotated[
+        str | None, typer.Argument(help="Part of a name, or a shape such as 'resnet*_cifar'; without it, all families.")
+    ] = None,
+    size: Annotated[int, typer.Option(min=1, help="Rows and columns of the image.")] = 32,
+    channels: Annotated[int, typer.Option(min=1, help="Channels of the image: 1 grey, 3 colour.")] = 3,
+    classes: Annotated[int, typer.Option(min=1, help="Number of classes.")] = 10,
+    unsupported: Annotated[bool, typer.Option("--unsupported", help="Networks without exact class activation maps, and why.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Backbones: their families; with a pattern parameters, multiply-adds, feature map and stages of each.
+
+    The feature map is channels x rows x columns before global average pooling. Multiply-adds are those of convolutions and linear
+    layers for one image. Of many matches the first 40 are described and the others named: this builds every network without weights.
+    """
+    from pipeline.models import describe
+
+    if unsupported:
+        reasons = describe.reasons(pattern)
+        if as_json:
+            _print_json(reasons)
+        else:
+            _say("\n".join(reasons.values()))
+        return
+    if pattern is None:
+        families = describe.families()
+        if as_json:
+            _print_json(families)
+            return
+        table = Table("family", "backbones", "names", title="Families of backbones", title_justify="left")
+        for family, names in families.items():
+            table.add_row(family, str(len(names)), ", ".join(names[:8]) + (" ..." if len(names) > 8 else ""))
+        Console().print(table)
+        _say(f"{sum(map(len, families.values()))} backbones. `ablate models PATTERN` describes some; --unsupported says what is left out.")
+        return
+    matches = describe.match(pattern)
+    rows = [describe.describe(name, size=size, in_channels=channels, num_classes=classes) for name in matches[: describe.MOST]]
+    if as_json:
+        _print_json([dataclasses.asdict(row) for row in rows] + [{"name": name} for name in matches[describe.MOST :]])
+        return
+    title = f"{len(matches)} backbones, {channels}x{size}x{size} images, {classes} classes"
+    table = Table("name", "parameters", "multiply-adds", "feature map", "stages", "library", title=title, title_justify="left")
+    for row in rows:
+        shape = "x".join(map(str, row.feature_map)) if row.feature_map else "-"
+        counts = ("-" if count is None else f"{count / 1e6:.2f} M" for count in (row.parameters, row.multiply_adds))
+        table.add_row(row.name, *counts, shape, "-" if row.stages is None else str(row.stages), row.library)
+    Console().print(table)
+    for row in rows:
+        if row.problem or row.reason:
+            _say(f"{row.name}: {row.problem or row.reason}")
+    if len(matches) > len(rows):
+        _say(f"Not described: {', '.join(matches[describe.MOST :])}")
 
 
 def _load(study: str | None) -> tuple[StudyFile, Params]:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Callable, Iterable
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pipeline.errors import UnknownNameError
+from pipeline.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T", bound=Callable[..., Any])
+_registries: weakref.WeakSet[Registry[Any]] = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -23,17 +28,20 @@ class Entry(Generic[T]):
         label: the words used in a table.
         factory: what builds it; its keyword parameters are its options.
         options: option name -> (annotation, default); a required option has the default `inspect.Parameter.empty`.
+        module: module that registered the method: the start of its part of the code key.
     """
 
     name: str
     label: str
     factory: T
     options: dict[str, tuple[Any, Any]]
+    module: str
 
     @property
-    def module(self) -> str:
-        """Module that defines the method: the start of its part of the code key."""
-        return self.factory.__module__
+    def place(self) -> str:
+        """The module and its file, for messages."""
+        file = getattr(sys.modules.get(self.module), "__file__", None)
+        return f"{self.module} ({file})" if file else self.module
 
 
 class Registry(Generic[T]):
@@ -49,19 +57,25 @@ class Registry(Generic[T]):
         self.kind, self.package, self.reserved = kind, package, frozenset(reserved)
         self._entries: dict[str, Entry[T]] = {}
         self._discovered = False
+        _registries.add(self)
 
     def register(self, name: str, *, label: str | None = None) -> Callable[[T], T]:
         """Decorator: give `factory` the name `name`. Its keyword parameters become its options.
 
         Raises:
-            ValueError: the name is taken by another factory.
+            ConfigError: the name is taken by another factory.
         """
 
         def decorate(factory: T) -> T:
+            # Where it is registered, not where it was written: that may be a library, or functools for a partial function.
+            module = sys._getframe(1).f_globals.get("__name__", factory.__module__)
+            if not self._is_own(module):
+                self._discover()  # so that a plugin that takes one of our names is told so, and not we
+            entry = Entry(name, label or name, factory, _options(factory, self.reserved), module)
             taken = self._entries.get(name)
             if taken is not None and taken.factory is not factory:
-                raise ValueError(f"{self.kind} {name!r} is registered twice: in {taken.module} and in {factory.__module__}")
-            self._entries[name] = Entry(name, label or name, factory, _options(factory, self.reserved))
+                raise ConfigError(f"{self.kind} {name!r} is registered twice: in {taken.place} and in {entry.place}. Rename one.")
+            self._entries[name] = entry
             return factory
 
         return decorate
@@ -74,8 +88,8 @@ class Registry(Generic[T]):
         """
         self._discover()
         if not isinstance(name, str) or name not in self._entries:
-            file = f"{self.package.replace('.', '/')}/"
-            raise UnknownNameError(self.kind, name, self._entries, where=where, next_step=f"Add a file under {file} to register one.")
+            step = f"Add a file under {self.package.replace('.', '/')}/ to register one, or name its module under `plugins`."
+            raise UnknownNameError(self.kind, name, self._entries, where=where, next_step=step)
         return self._entries[name]
 
     def names(self) -> list[str]:
@@ -87,6 +101,9 @@ class Registry(Generic[T]):
         self._discover()
         return isinstance(name, str) and name in self._entries
 
+    def _is_own(self, module: str) -> bool:
+        return module == self.package or module.startswith(f"{self.package}.")
+
     def _discover(self) -> None:
         if self._discovered:
             return
@@ -96,10 +113,32 @@ class Registry(Generic[T]):
             importlib.import_module(module.name)
 
 
+def entries() -> list[tuple[str, Entry[Any]]]:
+    """(kind, entry) of all that is registered so far, of every kind; imports nothing."""
+    return [(registry.kind, entry) for registry in _registries for entry in registry._entries.values()]
+
+
+@contextmanager
+def taken_back_on_error() -> Iterator[None]:
+    """What foreign modules register inside is forgotten when it raises, so that a mended module can be imported again."""
+    before = {(kind, entry.name) for kind, entry in entries()}
+    try:
+        yield
+    except BaseException:
+        for registry in _registries:
+            for entry in list(registry._entries.values()):
+                if (registry.kind, entry.name) not in before and not registry._is_own(entry.module):
+                    del registry._entries[entry.name]
+        raise
+
+
 def _options(factory: Callable[..., Any], reserved: frozenset[str]) -> dict[str, tuple[Any, Any]]:
+    # The signature of a dataclass shows a marker where a field makes its default, as a list must.
+    made = {field.name: field.default_factory for field in dataclasses.fields(factory)} if dataclasses.is_dataclass(factory) else {}
     options = {}
     for parameter in inspect.signature(factory, eval_str=True).parameters.values():
         if parameter.name in reserved or parameter.kind in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL):
             continue
-        options[parameter.name] = (parameter.annotation, parameter.default)
+        make = made.get(parameter.name, dataclasses.MISSING)
+        options[parameter.name] = (parameter.annotation, parameter.default if make is dataclasses.MISSING else make())
     return options

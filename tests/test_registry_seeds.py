@@ -6,7 +6,7 @@ import inspect
 import pickle
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -57,10 +57,11 @@ def test_options(registry: Registry) -> None:
     @dataclass
     class Typed:
         width: int = 2
+        depths: list[int] = field(default_factory=lambda: [3])
 
     assert registry.get("made").options == {"needed": (str, inspect.Parameter.empty), "free": (float, 0.5)}
     assert registry.get("made").label == "made"
-    assert registry.get("typed").options == {"width": (int, 2)}
+    assert registry.get("typed").options == {"width": (int, 2), "depths": (list[int], [3])}
 
 
 def test_a_name_is_registered_once(registry: Registry) -> None:
@@ -81,7 +82,7 @@ def test_unknown_names(registry: Registry, name: object) -> None:
         registry.get(name, where="file.yaml:3: loss")  # type: ignore[arg-type]
     text = str(caught.value)
     assert text.startswith(f"Unknown method {name!r} in file.yaml:3: loss.")
-    assert text.endswith("Known: found. Add a file under toymethods/ to register one.")
+    assert text.endswith("Known: found. Add a file under toymethods/ to register one, or name its module under `plugins`.")
     assert ("Did you mean 'found'?" in text) == (name in ("fuond", ["found"]))
 
 

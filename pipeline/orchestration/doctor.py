@@ -13,6 +13,7 @@ from pipeline.errors import PipelineError
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import load_study
 from pipeline.study.params import load_params
+from pipeline.study.plugins import FOLDER
 from pipeline.study.project import absolute_url
 
 NEEDED = ("torch", "torchvision", "torchdistill", "pyarrow", "pydantic", "scikit-learn", "safetensors")
@@ -43,6 +44,10 @@ def examine(study: str | None) -> Iterator[tuple[bool, str]]:
         yield True, "params.yaml"
         file = load_study(study or params.study)
         yield True, f"study {file.study.study}: {len(file.study.tables)} tables"
+        for name in file.study.plugins:
+            path = sys.modules[name].__file__ or "a folder without __init__.py"
+            inside = Path(path).is_relative_to(FOLDER.absolute())
+            yield True, f"plugin {name}: {path}" + ("" if inside else f"; not in {FOLDER}/, so `dvc repro` does not notice its edits")
     except PipelineError as error:
         yield False, str(error)
         return

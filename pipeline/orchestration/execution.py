@@ -17,6 +17,7 @@ from pipeline.errors import DataError, StoreError
 from pipeline.orchestration.planning import PlannedTrial, check_code, open_data
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
+from pipeline.study.plugins import import_plugins
 from pipeline.study.spec import TrialSpec
 from pipeline.trial import environment, run_trial
 
@@ -52,6 +53,7 @@ class Context:
         prepared: folder of prepared datasets.
         device: 'cpu' or 'cuda'.
         threads: CPU threads of a trial.
+        plugin_folders: where the project keeps plugins that are not installed.
     """
 
     store_url: str
@@ -59,6 +61,7 @@ class Context:
     prepared: str
     device: str
     threads: int
+    plugin_folders: tuple[str, ...] = ()
 
 
 class Worker:
@@ -81,8 +84,10 @@ class Worker:
         Raises:
             StoreError: the record could not be stored.
             DataError: the dataset is gone or changed: no trial's fault.
+            ConfigError: its code changed since it was planned, or a plugin is not there.
         """
         torch.set_num_threads(self.context.threads)
+        import_plugins(trial.spec.plugins, self.context.plugin_folders)
         check_code([trial])
         images = self._open(trial.spec)
         sink = _Sink(self, trial.spec, on_epoch)

@@ -145,7 +145,10 @@ def mirror(plan: Plan, records: Mapping[str, Record], params: Params, log: Calla
 
 
 def study_schema() -> dict[str, Any]:
-    """JSON Schema of a study file; `$defs` also holds a trial configuration and the options of every registered method."""
+    """JSON Schema of a study file; `$defs` also holds a trial configuration and the options of every registered method.
+
+    Methods of plugins are among them once their study has been loaded.
+    """
     schema = Study.model_json_schema()
     definitions = schema.setdefault("$defs", {})
     definitions["trial configuration"] = schema_of(TrialConfig)

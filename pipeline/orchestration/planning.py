@@ -15,12 +15,14 @@ import pyarrow.parquet as pq
 from pipeline import data, losses, models, regularizers
 from pipeline.errors import ConfigError, DataError, IncompatibleError
 from pipeline.models.weightless import Weightless
+from pipeline.orchestration.plugin_data import is_stale
 from pipeline.store.records import Record
 from pipeline.study.code_key import code_key
 from pipeline.study.config import StudyFile
 from pipeline.study.design import Cell, TableDesign, expand, expand_datasets, level_label, loss_label, regularizers_label
 from pipeline.study.identity import canonical_json, make_spec
 from pipeline.study.params import Params
+from pipeline.study.plugins import import_plugins, plugin_folders
 from pipeline.study.resolve import Vocabulary
 from pipeline.study.spec import TrialSpec
 
@@ -105,7 +107,8 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     designs = expand(file, vocabulary())
     seeds = file.study.seed_indices(params.seeds)
     datasets = expand_datasets(file, data.registry)
-    manifests = {canonical_json(c): data.read_manifest(c, Path(params.data.prepared)) for c in datasets}
+    prepared = Path(params.data.prepared)
+    manifests = {canonical_json(c): None if is_stale(c, prepared) else data.read_manifest(c, prepared) for c in datasets}
     varied = [f for design in designs for f in (*design.row_fields, *design.column_fields) if f not in ("arm", "metric")]
     arms = _arms_by_config(designs)
     trials: dict[str, PlannedTrial] = {}
@@ -122,7 +125,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
             key = _code_key(cell.config)
             entries = []
             for seed in seeds:
-                spec = make_spec(cell.config, seed, manifest["digest"], key)
+                spec = make_spec(cell.config, seed, manifest["digest"], key, plugins=file.study.plugins)
                 known = trials.get(spec.trial_id)
                 if known is None:
                     arm = cell.arm or arms.get(canonical_json(cell.config))
@@ -229,10 +232,10 @@ def write_plan(plan: Plan, folder: Path) -> None:
 
 
 def read_plan(folder: Path) -> Plan:
-    """The inverse of `write_plan`.
+    """The inverse of `write_plan`; the plugins of its trials are imported.
 
     Raises:
-        ConfigError: there is no plan in the folder.
+        ConfigError: there is no plan in the folder, or a plugin cannot be imported any more.
     """
     try:
         rows = pq.read_table(folder / "trials.parquet").to_pylist()
@@ -240,6 +243,7 @@ def read_plan(folder: Path) -> Plan:
     except (FileNotFoundError, pa.ArrowInvalid) as error:
         raise ConfigError(f"No readable plan in {folder}/: {error}. Run `dvc repro plan`.") from error
     trials = {row["trial_id"]: PlannedTrial.from_json(row["planned"]) for row in rows}
+    import_plugins(list(dict.fromkeys(name for trial in trials.values() for name in trial.spec.plugins)), plugin_folders())
     return Plan(content["study"], trials, content["tables"], content["datasets"])
 
 
@@ -285,7 +289,7 @@ def _why_skipped(config: dict[str, Any]) -> str:
         fits, reason = models.supports(config["backbone"]["name"], **options)
     if not fits:
         return reason
-    picky = [c for c in config["regularizers"] if not regularizers.registry.get(c["name"]).factory.fits_any_backbone]
+    picky = [c for c in config["regularizers"] if not regularizers.create(**c).fits_any_backbone]
     return next(filter(None, (_why_unfit(canonical_json(config["backbone"]), canonical_json(c)) for c in picky)), "")
 
 

@@ -23,6 +23,7 @@ from pipeline.store.records import FINAL_FAILURES, Record
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.identity import digest
 from pipeline.study.params import Params
+from pipeline.study.plugins import plugin_folders
 from pipeline.study.project import absolute_url
 
 COMPACT_EVERY = 64  # finished trials between two merges of the store's small segments
@@ -144,6 +145,7 @@ def _execute(todo: list[PlannedTrial], params: Params, driver: _Driver) -> None:
         prepared=str(Path(params.data.prepared).absolute()),
         device=_device(params),
         threads=params.resources.cpus_per_trial,
+        plugin_folders=plugin_folders(),
     )
     if params.resources.executor == "serial":
         run_serial(todo, context, driver)

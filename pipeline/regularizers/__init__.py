@@ -86,4 +86,4 @@ def supports(components: list[dict[str, Any]]) -> tuple[bool, str]:
 
 def mixing(components: list[dict[str, Any]]) -> list[str]:
     """Names of those that mix labels."""
-    return [c["name"] for c in components if registry.get(c["name"]).factory.mixes_labels]
+    return [c["name"] for c in components if create(**c).mixes_labels]

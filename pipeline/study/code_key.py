@@ -11,8 +11,9 @@ from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-# What these do cannot change a number: they carry names, errors, configuration (which is hashed itself) and records.
-PLUMBING = ("pipeline.errors", "pipeline.registry", "pipeline.store", "pipeline.study")
+# What these do cannot change a number: they carry names, errors, configuration (which is hashed itself), records, and pictures of a
+# network whose metrics are known already.
+PLUMBING = ("pipeline.errors", "pipeline.registry", "pipeline.store", "pipeline.study", "pipeline.training.panel")
 ENTRY = "pipeline.trial"
 
 
@@ -26,7 +27,7 @@ def code_key(modules: Iterable[str]) -> str:
         16 hex digits.
 
     Raises:
-        ConfigError: a module has no source file.
+        ConfigError: a module has no source file, or one of them is not valid Python.
     """
     modules = list(modules)
     for name in modules:
@@ -35,13 +36,19 @@ def code_key(modules: Iterable[str]) -> str:
                 f"A method of this trial is defined in {name!r}, which has no source file, so nobody could tell when it changes. "
                 "Move it into a file, for example under pipeline/losses/."
             )
-    parts = {name: module_digest(name) for name in closure([ENTRY, *modules])}
-    text = "\n".join(f"{name} {parts[name]}" for name in sorted(parts))
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    try:
+        return digest_of(closure([ENTRY, *modules]))[:16]
+    except SyntaxError as error:  # in a module that is imported only when it is used
+        raise ConfigError(f"The code of a trial cannot be read: {error}.") from error
+
+
+def digest_of(modules: Iterable[str]) -> str:
+    """sha256 over the names and the syntax trees of these modules, in any order."""
+    return hashlib.sha256("\n".join(f"{name} {module_digest(name)}" for name in sorted(modules)).encode()).hexdigest()
 
 
 def closure(modules: Iterable[str], skip: tuple[str, ...] = PLUMBING) -> set[str]:
-    """The modules and every module of the same top-level package that they import, directly or not, except those in `skip`."""
+    """The modules and every project module (see `imports`) that they import, directly or not, except those in `skip`."""
     found: set[str] = set()
     queue = list(modules)
     while queue:
@@ -55,8 +62,11 @@ def closure(modules: Iterable[str], skip: tuple[str, ...] = PLUMBING) -> set[str
 
 @functools.cache
 def module_digest(name: str) -> str:
-    """sha256 of a module's syntax tree without docstrings and positions."""
-    tree = ast.parse(source_file(name).read_text(encoding="utf-8"))
+    """sha256 of a module's syntax tree without docstrings and positions; of the bytes of a compiled module."""
+    path = source_file(name)
+    if path.suffix != ".py":
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [statement for statement in node.body if not _is_docstring(statement)] or [ast.Pass()]
@@ -65,8 +75,14 @@ def module_digest(name: str) -> str:
 
 @functools.cache
 def imports(name: str) -> frozenset[str]:
-    """Project modules that a module names in its import statements, those under TYPE_CHECKING left out."""
+    """Project modules that a module names in its import statements, those under TYPE_CHECKING left out.
+
+    Project modules are those of `pipeline`, those of the importing module's own top-level package, and, for a plugin that is not
+    installed, those that lie beside that package.
+    """
     path = source_file(name)
+    if path.suffix != ".py":
+        return frozenset()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     top = name.split(".", 1)[0]
     found: set[str] = set()
@@ -80,9 +96,9 @@ def imports(name: str) -> frozenset[str]:
                 base = ".".join([*parents, base] if base else parents)
             # `from package import name`: the name may be a module or something defined in the package.
             members = {f"{base}.{alias.name}" for alias in node.names}
-            modules = {member for member in members if base.split(".")[0] == top and _exists(member)}
+            modules = {member for member in members if _is_project(member, top) and _exists(member)}
             found.update(modules if len(modules) == len(members) else modules | {base})
-    return frozenset(module for module in found if module.split(".", 1)[0] == top and _exists(module))
+    return frozenset(module for module in found if _is_project(module, top) and _exists(module))
 
 
 @functools.cache
@@ -99,6 +115,28 @@ def source_file(name: str) -> Path:
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source file for module {name!r}", name=name)
     return Path(spec.origin)
+
+
+def _is_project(name: str, importer: str) -> bool:
+    """Whether a module counts as code of the trial for a module of the top-level package `importer`."""
+    top = name.split(".", 1)[0]
+    if top in (importer, "pipeline"):
+        return True
+    home = None if importer == "pipeline" else _home(importer)
+    return home is not None and home == _home(top)
+
+
+@functools.cache
+def _home(top: str) -> Path | None:
+    """Folder that holds a top-level module or package; None where libraries are installed, and for what has no folder."""
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ValueError, ModuleNotFoundError):
+        return None
+    if spec is None or not (spec.has_location or spec.submodule_search_locations):
+        return None
+    folder = Path(next(iter(spec.submodule_search_locations or [str(spec.origin)]))).parent
+    return None if any(folder.glob("*.dist-info")) else folder
 
 
 def _exists(name: str) -> bool:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from pipeline.errors import ConfigError, UnknownNameError
+from pipeline.study.place import Path_
+from pipeline.study.plugins import import_plugins, plugin_folders
 from pipeline.study.validate import validate
-from pipeline.study.yaml_file import Path_, locate, read_yaml
+from pipeline.study.yaml_file import locate, read_yaml
 
 Selection = Literal["last", "best_val", "best_test"]
 Level = Any  # a name, a number, a list or a mapping, as the field that varies wants it
@@ -37,8 +39,22 @@ def _seeds(value: Any) -> Any:
     return value
 
 
+def _plugin(value: Any) -> Any:
+    if not isinstance(value, str) or not all(part.isidentifier() for part in value.split(".")):
+        raise ValueError(f"a plugin is the dotted name of a module, e.g. my_package.my_loss, got {value!r}")
+    return value
+
+
+def _plugins(value: list[str]) -> list[str]:
+    twice = [name for name in value if value.count(name) > 1]
+    if twice:
+        raise ValueError(f"plugins: {twice[0]!r} stands twice in [{', '.join(value)}]. Keep one")
+    return value
+
+
 Levels = Annotated[list[Level] | dict[str, Level], BeforeValidator(_levels)]
 Seeds = Annotated[int | list[int], BeforeValidator(_seeds)]
+Plugins = Annotated[list[Annotated[str, BeforeValidator(_plugin)]], AfterValidator(_plugins)]
 
 
 def level_label(value: Any) -> str:
@@ -104,6 +120,9 @@ class Study(Strict):
 
     study: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", description="Name of the study; letters, digits, _ and -.")
     description: str = Field(default="", description="What it asks, in a sentence.")
+    plugins: Plugins = Field(
+        default_factory=list, description="Modules from elsewhere that register methods, e.g. my_package.my_loss; imported in this order."
+    )
     protocol: Protocol = Protocol()
     seeds: Seeds = Field(default=3, description="Number of repetitions (indices 0..n-1), or the list of indices.")
     datasets: dict[str, dict[str, Any]] = Field(
@@ -122,7 +141,7 @@ class Study(Strict):
 
 
 class StudyFile:
-    """A study and where each of its keys stands.
+    """A study and where each of its keys stands; its plugins are imported.
 
     Attributes:
         study: the typed content.
@@ -133,6 +152,7 @@ class StudyFile:
         self.path = path
         raw, self._lines = read_yaml(path, "study file")
         self.study = validate(Study, raw, self.locate)
+        import_plugins(self.study.plugins, plugin_folders(), self.locate)
 
     def locate(self, path: Path_) -> str:
         """'studies/quick.yaml:17: tables.backbones.rows' for a path of keys; the line of its nearest known parent."""

@@ -34,7 +34,9 @@ def identity_parts(config: dict[str, Any], data_digest: str, code_key: str, upst
     }
 
 
-def make_spec(config: dict[str, Any], seed: int, data_digest: str, code_key: str, upstream: Sequence[str] = ()) -> TrialSpec:
+def make_spec(
+    config: dict[str, Any], seed: int, data_digest: str, code_key: str, upstream: Sequence[str] = (), *, plugins: Sequence[str] = ()
+) -> TrialSpec:
     """A trial with its identity: `trial_id` = hash(cell identity, seed index)."""
     parts = identity_parts(config, data_digest, code_key, upstream)
     return TrialSpec(
@@ -45,4 +47,5 @@ def make_spec(config: dict[str, Any], seed: int, data_digest: str, code_key: str
         data_digest=data_digest,
         code_key=code_key,
         upstream=tuple(upstream),
+        plugins=tuple(plugins),
     )

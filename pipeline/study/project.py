@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 DATASETS = Path("data/datasets.json")
+IMAGES = Path("data/images.parquet")
 PLAN = Path("plan")
 RESULTS = Path("results")
 OUTCOMES = RESULTS / "outcomes.json"

@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.registry import Registry
 from pipeline.study.config import StudyFile
+from pipeline.study.place import Path_
 from pipeline.study.trial_config import TrialConfig
 from pipeline.study.validate import check_ranges, fill_options, validate
-from pipeline.study.yaml_file import Path_
 
 COMPONENTS = ("dataset", "backbone")  # fields with a name and options
 TERM_DEFAULTS: dict[str, Any] = {"weight": 1.0, "start_epoch": 0, "ramp_epochs": 0}

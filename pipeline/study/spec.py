@@ -20,6 +20,7 @@ class TrialSpec:
         data_digest: digest of the prepared dataset.
         code_key: digest over the code that the trial uses.
         upstream: ids of trials whose results this one starts from, e.g. its teacher.
+        plugins: modules to import before names are looked up; no part of the identity, the code in them is (`code_key`).
     """
 
     trial_id: str
@@ -29,6 +30,7 @@ class TrialSpec:
     data_digest: str
     code_key: str
     upstream: tuple[str, ...] = field(default=())
+    plugins: tuple[str, ...] = field(default=())
 
     @property
     def settings(self) -> TrialConfig:
@@ -37,9 +39,9 @@ class TrialSpec:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dictionary, ready for JSON."""
-        return asdict(self) | {"upstream": list(self.upstream)}
+        return asdict(self) | {"upstream": list(self.upstream), "plugins": list(self.plugins)}
 
     @classmethod
     def from_dict(cls, spec: dict[str, Any]) -> TrialSpec:
         """The inverse of `to_dict`."""
-        return cls(**{**spec, "upstream": tuple(spec.get("upstream", ()))})
+        return cls(**{**spec, "upstream": tuple(spec.get("upstream", ())), "plugins": tuple(spec.get("plugins", ()))})

@@ -8,11 +8,11 @@ import json
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError, create_model
 
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.registry import Registry
-from pipeline.study.yaml_file import dotted
+from pipeline.study.place import dotted
 
 T = TypeVar("T")
 Locate = Callable[[tuple[str | int, ...]], str]
@@ -84,7 +84,14 @@ def _options_model(registry: Registry[Any], name: str) -> type[BaseModel]:
         for key, (annotation, default) in registry.get(name).options.items()
     }
     config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
-    return create_model(f"{registry.kind} {name}", __config__=config, **fields)
+    try:
+        return create_model(f"{registry.kind} {name}", __config__=config, **fields)
+    except PydanticSchemaGenerationError as error:
+        raise ConfigError(
+            f"{registry.kind} {name!r} in {registry.get(name).place} has an option of a type that no study file can hold: "
+            f"{str(error).splitlines()[0].rstrip('.')}. "
+            "Annotate options with float, int, bool, str, Literal[...], lists of these, or `| None`."
+        ) from error
 
 
 def options_schema(registry: Registry[Any], name: str) -> dict[str, Any]:

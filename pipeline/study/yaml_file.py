@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pipeline.errors import ConfigError, did_you_mean
-
-Path_ = tuple[str | int, ...]
+from pipeline.study.place import Path_, dotted
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,14 +70,6 @@ def locate(file: Path, lines: dict[Path_, int], path: Path_) -> str:
         known = known[:-1]
     line = f":{lines[known]}" if known else ""
     return f"{file}{line}: {dotted(path)}" if path else str(file)
-
-
-def dotted(path: Iterable[str | int]) -> str:
-    """'tables.backbones.rows[2]' from its parts."""
-    text = ""
-    for part in path:
-        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
-    return text
 
 
 def _mark(node: yaml.Node, path: Path_, lines: dict[Path_, int], file: Path) -> None:

@@ -100,6 +100,8 @@ def make_project(folder: Path) -> Project:
     for name in ("config", ".gitignore"):
         shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
     (folder / "studies").mkdir()
+    (folder / "plugins").mkdir()
+    shutil.copy(ROOT / "plugins/README.md", folder / "plugins")
     project = Project(folder)
     project.write_study()
     project.set_param("study: quick", "study: tiny")

@@ -53,8 +53,29 @@ def test_repro_makes_tables_that_agree_with_pandas(finished: Project) -> None:
             assert cell["n"] == 2
             assert set(frame.loc[cell["trial_ids"], "run_id"]) == set(cell["run_ids"])
             assert len(cell["run_ids"]) == 2
+    assert not [name for name in frame if name.startswith("panel_")]
     history = pd.read_parquet(finished.folder / "results/history.parquet")
     assert sorted(history.groupby("trial_id").epoch.apply(list)) == [[1, 2]] * 4
+
+
+def test_repro_draws_what_the_networks_look_at(finished: Project) -> None:
+    """Every trial has pictures of the images that were prepared; each table has its figures, in the report and in MLflow."""
+    panels = pd.read_parquet(finished.folder / "results/panels.parquet")
+    images = pd.read_parquet(finished.folder / "data/images.parquet")
+    assert set(panels.trial_id) == trial_ids(finished)
+    for panel in panels.itertuples():
+        assert panel.panel_digest == images.data_digest[0]
+        assert list(panel.panel_index) == list(images["index"])
+        assert list(panel.panel_label) == list(images.label) == list(range(6))
+        assert len(panel.panel_cam) == len(panel.panel_caam) == 6 * panel.panel_height * panel.panel_width
+        assert len(panel.panel_xy) == 4 * len(panel.panel_point_label)
+    names = {path.name for path in (finished.folder / "figures").glob("*.svg") if "maps" in path.name or "features" in path.name}
+    assert names == {"backbones.maps_1_resnet8.svg", "backbones.features.svg", "loss_weight.maps.svg", "loss_weight.features.svg"}
+    page = (finished.folder / "report/index.html").read_text(encoding="utf-8")
+    assert page.count('aria-label="Class activation maps') == 2
+    assert page.count('aria-label="Scatter plots') == 2
+    kept = {path.name for path in (finished.folder / "mlartifacts").rglob("*.svg")}
+    assert names <= kept
 
 
 def test_second_repro_does_nothing_even_after_a_move(finished: Project) -> None:
