@@ -58,7 +58,7 @@ class LossInputs:
         target: labels of the batch.
         feature_BC: pooled features as the classifier sees them, after dropout; by default the spatial mean of the feature map.
         stage_maps: feature map at the end of each stage, the last one included, in forward order; empty unless a term asks for
-            them with `needs_stages`. The logits depend on each of them, so `torch.autograd.grad` goes through.
+            them with `Loss.fewest_stages`. The logits depend on each of them, so `torch.autograd.grad` goes through.
     """
 
     feature_map_BCHW: Tensor

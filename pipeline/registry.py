@@ -113,6 +113,23 @@ class Registry(Generic[T]):
             importlib.import_module(module.name)
 
 
+@contextmanager
+def needed_by(method: str) -> Iterator[None]:
+    """Around the import of a library inside a factory: a missing one becomes a message for the user.
+
+    Args:
+        method: kind and name, e.g. "loss 'supcon'".
+
+    Raises:
+        ConfigError: the library is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        library = (error.name or "a library").partition(".")[0].replace("_", "-")
+        raise ConfigError(f"{method} needs {library}, which is not installed here; install it with: pip install {library}") from error
+
+
 def entries() -> list[tuple[str, Entry[Any]]]:
     """(kind, entry) of all that is registered so far, of every kind; imports nothing."""
     return [(registry.kind, entry) for registry in _registries for entry in registry._entries.values()]

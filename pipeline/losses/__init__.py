@@ -27,13 +27,13 @@ class Loss:
         trains_classifier: the term by itself teaches the classifier to classify; a trial needs one that does.
         takes_mixed_labels: the term is defined for labels mixed of two classes (mixup, CutMix).
         changes_classifier: `attach` changes the classifier; at most one such term fits into a trial.
-        needs_stages: the term wants `LossInputs.stage_maps`.
+        fewest_stages: stages that the network must have; above 1 the term is given `LossInputs.stage_maps`.
     """
 
     trains_classifier: bool = True
     takes_mixed_labels: bool = True
     changes_classifier: bool = False
-    needs_stages: bool = False
+    fewest_stages: int = 1
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Scalar of the batch, unweighted."""

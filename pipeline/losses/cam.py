@@ -192,9 +192,9 @@ class CamLoss(Loss):
             raise ValueError(f"smoothing 'shares' is about labels, so it has no meaning with target {self.target!r}")
 
     @property
-    def needs_stages(self) -> bool:  # type: ignore[override]
-        """Whether an inner stage is compared."""
-        return self.stages != [-1]
+    def fewest_stages(self) -> int:  # type: ignore[override]
+        """The deepest stage that is compared, counted from the end."""
+        return -min(self.stages)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Scalar L_cam of the batch, unweighted.
@@ -207,7 +207,7 @@ class CamLoss(Loss):
         how = {name: getattr(self, name) for name in ("distance", "normalization", "reduction", "target_grad", "caam")}
         last = {"classifier_grad": self.classifier_grad, "mixed": self.mixed, "label_smoothing": label_smoothing, **how}
         terms = [cam_loss(inputs.feature_map_BCHW, inputs.classifier_weight_KC, label, **last)] if -1 in self.stages else []
-        if self.needs_stages:
+        if self.fewest_stages > 1:
             inner = self._inner_maps(inputs)
             with torch.autocast(inputs.feature_map_BCHW.device.type, enabled=False):
                 terms += [

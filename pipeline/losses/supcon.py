@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.batch import LossInputs
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, needed_by, unit_length
+from pipeline.losses.terms import float32_at_least, unit_length
+from pipeline.registry import needed_by
 
 
 @register("supcon", label="SupCon")
@@ -34,7 +35,7 @@ class SupCon(Loss):
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
-        with needed_by("supcon"):
+        with needed_by("loss 'supcon'"):
             from pytorch_metric_learning.distances import DotProductSimilarity
             from pytorch_metric_learning.losses import SupConLoss
         # Normalised here, since the library's way blows up on a feature of zeros.

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from pipeline.batch import Target
-from pipeline.errors import ConfigError
 
 
 def float32_at_least(tensor: Tensor) -> Tensor:
@@ -37,18 +35,3 @@ def unit_length(vector_NC: Tensor) -> Tensor:
     """
     length_N1 = torch.linalg.vector_norm(vector_NC, dim=1, keepdim=True)
     return vector_NC / length_N1.masked_fill(length_N1 == 0, 1.0)
-
-
-@contextmanager
-def needed_by(loss: str) -> Iterator[None]:
-    """Around the import of a library: a missing one becomes a message for the user.
-
-    Raises:
-        ConfigError: the library is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        library = (error.name or "a library").partition(".")[0].replace("_", "-")
-        message = f"loss {loss!r} needs {library}, which is not installed here; install it with: pip install {library}"
-        raise ConfigError(message) from error

@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.batch import LossInputs
 from pipeline.errors import UnknownNameError
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, needed_by, unit_length
+from pipeline.losses.terms import float32_at_least, unit_length
+from pipeline.registry import needed_by
 
 Mining = Literal["hard", "all"]
 
@@ -41,7 +42,7 @@ class Triplet(Loss):
             raise ValueError(f"margin must be in [0, 4], the range of the squared distance, got {self.margin}")
         if self.mining not in get_args(Mining):
             raise UnknownNameError("mining", self.mining, get_args(Mining), where="loss 'triplet'")
-        with needed_by("triplet"):
+        with needed_by("loss 'triplet'"):
             from pytorch_metric_learning.distances import DotProductSimilarity
             from pytorch_metric_learning.losses import TripletMarginLoss
             from pytorch_metric_learning.miners import BatchHardMiner

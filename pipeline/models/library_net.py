@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import torch
 from torch import nn
 
-from pipeline.errors import ConfigError
+from pipeline import registry
 
 
-@contextmanager
-def needed_by(backbone: str) -> Iterator[None]:
-    """Around the import of a library: a missing one becomes a message for the user.
-
-    Raises:
-        ConfigError: the library is not installed.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        library = (error.name or "a library").partition(".")[0]
-        message = f"backbone {backbone!r} needs {library}, which is not installed here; install it with: pip install {library}"
-        raise ConfigError(message) from error
+def needed_by(backbone: str) -> AbstractContextManager[None]:
+    """Around the import of a library, see `registry.needed_by`."""
+    return registry.needed_by(f"backbone {backbone!r}")
 
 
 def set_in_channels(network: nn.Module, in_channels: int, init: Callable[[nn.Conv2d], object]) -> None:

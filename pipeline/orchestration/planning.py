@@ -23,7 +23,7 @@ from pipeline.study.design import Cell, TableDesign, expand, expand_datasets, le
 from pipeline.study.identity import canonical_json, make_spec
 from pipeline.study.params import Params
 from pipeline.study.plugins import import_plugins, plugin_folders
-from pipeline.study.resolve import Vocabulary
+from pipeline.study.resolve import TERM_DEFAULTS, Vocabulary
 from pipeline.study.spec import TrialSpec
 
 COUNTS = ("new", "stored", "shared", "blocked", "failed")
@@ -290,17 +290,32 @@ def _why_skipped(config: dict[str, Any]) -> str:
     if not fits:
         return reason
     picky = [c for c in config["regularizers"] if not regularizers.create(**c).fits_any_backbone]
-    return next(filter(None, (_why_unfit(canonical_json(config["backbone"]), canonical_json(c)) for c in picky)), "")
+    stages = {name: losses.create(name, **_own(term)).fewest_stages for name, term in config["loss"].items()}
+    deep = {name: count for name, count in stages.items() if count > 1}
+    return _why_unfit(*map(canonical_json, (config["backbone"], picky, deep))) if picky or deep else ""
+
+
+def _own(term: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in term.items() if key not in TERM_DEFAULTS}
 
 
 @functools.cache
-def _why_unfit(backbone: str, regularizer: str) -> str:
-    """Why a regularizer cannot change a backbone, or ''; found by trying."""
-    options, component = json.loads(backbone), json.loads(regularizer)
+def _why_unfit(backbone: str, components: str, stages: str) -> str:
+    """Why these regularizers cannot change a backbone, or it has fewer stages than a loss needs, or ''; found by trying.
+
+    Args:
+        backbone, components: JSON of the backbone and of the regularizers.
+        stages: JSON of the number of stages that each loss needs.
+    """
+    options = json.loads(backbone)
     with Weightless():
         model = models.create(num_classes=2, **options).to("meta")
     try:
-        regularizers.create(**component).on_model(model)
+        for component in json.loads(components):
+            regularizers.create(**component).on_model(model)
+        for loss, count in json.loads(stages).items():
+            if count > (there := len(model.stage_points())):
+                return f"{loss} asks for stage -{count}, but {options['name']} has {there}: -1 to -{there}"
     except IncompatibleError as error:
         return str(error)
     return ""

@@ -65,7 +65,7 @@ class Objective:
 
     def needs_stages(self, epoch: int) -> bool:
         """Whether a term that is active in this epoch wants the feature maps of all stages."""
-        return any(term.loss.needs_stages for term in self.terms if epoch >= term.start_epoch)
+        return any(term.loss.fewest_stages > 1 for term in self.terms if epoch >= term.start_epoch)
 
     def __call__(self, inputs: LossInputs, epoch: int) -> dict[str, Tensor]:
         """Unweighted terms by name, and their weighted sum as 'total'."""

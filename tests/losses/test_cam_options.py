@@ -408,9 +408,9 @@ def test_an_inner_stage_can_be_compared_with_the_last_cam(tail: Tail, classifier
 
 def test_stages_are_asked_for_only_where_they_are_needed() -> None:
     """The term and the objective want stage maps only for an inner stage, the objective only once the term is active."""
-    assert not losses.create("cam").needs_stages
-    assert not losses.create("cam", stages=[-1]).needs_stages
-    assert losses.create("cam", stages=[-2]).needs_stages
+    assert losses.create("cam").fewest_stages == 1
+    assert losses.create("cam", stages=[-1]).fewest_stages == 1
+    assert losses.create("cam", stages=[-3, -2]).fewest_stages == 3
     objective = Objective({"ce": {}, "cam": {"start_epoch": 2, "stages": [-1, -2]}})
     assert [objective.needs_stages(epoch) for epoch in range(4)] == [False, False, True, True]
 
