@@ -366,7 +366,7 @@ def models(
     Console().print(table)
     for row in rows:
         if row.problem or row.reason:
-            _say(f"{row.name}: {row.problem or row.reason}")
+            _say(row.reason or f"{row.name}: {row.problem}")
     if len(matches) > len(rows):
         _say(f"Not described: {', '.join(matches[describe.MOST :])}")
 

@@ -67,6 +67,12 @@ def names() -> list[str]:
     return [name for name in registry.names() if name not in _unsupported]
 
 
+def unsupported() -> dict[str, str]:
+    """Known networks for which class activation maps are undefined: name -> reason, sorted by name."""
+    registry.names()  # imports the files that know them
+    return dict(sorted(_unsupported.items()))
+
+
 def supports(name: str, **options: Any) -> tuple[bool, str]:
     """(True, "") or (False, the reason why this network has no class activation map).
 

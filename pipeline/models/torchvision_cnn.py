@@ -90,4 +90,5 @@ for _name in SUPPORTED:
     _register(_name)
 for _reason, _names in UNSUPPORTED.items():
     for _name in _names:
-        register_unsupported(_name, f"{_name} {_reason}")
+        _variant = "" if "transformer" in _reason else f"; {_name}_gap is a variant with plain pooling and one linear layer"
+        register_unsupported(_name, f"{_name} {_reason}{_variant}")
