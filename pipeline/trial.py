@@ -100,7 +100,7 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
             row |= {"state": "failed", "reason": str(error), "failure": "diverged"}
         else:
             row |= summarise(fitted)
-            last = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+            last = model.plain_state_dict()
             row["weights_sha256"] = weights_digest(last)
             if sink.weights != "none":
                 sink.save_weights(last if sink.weights == "last" else fitted.best_state or last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,8 @@ from pipeline.metric_names import METRICS
 from pipeline.store.records import Record
 from pipeline.study.spec import TrialSpec
 from pipeline.study.trial_config import Augment, Optimizer
+from pipeline.training.evaluate import evaluate
+from pipeline.training.feed import SplitFeed
 from pipeline.training.loop import Fit, fit
 from pipeline.trial import run_trial, summarise, weights_digest
 
@@ -302,3 +305,18 @@ def test_the_digest_sees_names_shapes_types_and_bytes() -> None:
     ]
     assert weights_digest(same) == weights_digest(state)
     assert len({weights_digest(other) for other in others} | {weights_digest(state)}) == 5
+
+
+@pytest.mark.parametrize("weights", ["last", "best"])
+@pytest.mark.parametrize("loss", ["ce", "am_softmax", "lgm"])
+def test_kept_weights_load_into_a_fresh_backbone(tiny_data: ImageData, make_spec: MakeSpec, weights: str, loss: str) -> None:
+    """Also where the loss changed the classifier: a fresh network with the kept weights has the accuracy of the record."""
+    sink = Listener(weights)
+    record = run_trial(make_spec(loss={loss: {}}, epochs=3), data=tiny_data, sink=sink)
+    net = models.create("resnet8", num_classes=3, in_channels=1)
+    net.load_state_dict(sink.states[0])
+    feed = SplitFeed(tiny_data.split("test"), tiny_data.mean, tiny_data.std, torch.device("cpu"))
+    rule = {"last": "last", "best": "best_val"}[weights]
+    measured = evaluate(net, feed, contextlib.nullcontext)
+    assert measured["loss"] == pytest.approx(record[f"metric_test_nll_{rule}"], rel=1e-5)
+    assert measured["acc_top1"] == record[f"metric_test_acc_top1_{rule}"]

@@ -32,6 +32,7 @@ class Backbone(nn.Module):
         self.body = body
         self.dropout = nn.Dropout(check_dropout(dropout))
         self.classifier = classifier
+        self._has_bias = classifier.bias is not None
         self._stage_points: list[str] | None = None
 
     def stage_points(self) -> list[nn.Identity]:
@@ -67,6 +68,16 @@ class Backbone(nn.Module):
     def forward_features(self, image_BCHW: Tensor) -> Tensor:
         """feature_map_BCHW, before pooling."""
         return self.body(image_BCHW)
+
+    def plain_state_dict(self) -> dict[str, Tensor]:
+        """Weights on the CPU that a fresh backbone of the same name and options loads, whatever a loss has made of the classifier."""
+        state = {name: value for name, value in self.state_dict().items() if not name.startswith("classifier.")}
+        weight_KC, bias_K = self.classifier.weight, self.classifier.bias
+        state["classifier.weight"] = weight_KC
+        if self._has_bias:
+            state["classifier.bias"] = weight_KC.new_zeros(len(weight_KC)) if bias_K is None else bias_K
+        # Weights lie channels-last while training; files take plain layout only.
+        return {name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()}
 
     def pool(self, feature_map_BCHW: Tensor) -> Tensor:
         """feature_BC: global average pooling, then dropout; what the classifier sees."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -128,8 +128,8 @@ def fit(
 
     result.final = evaluate_selected(evaluated, best_weights, result.best_val_epoch == settings.epochs, test, autocast)
     if keep_best and best_weights:
-        # Weights lie channels-last while training; files take plain layout only.
-        result.best_state = {name: value.cpu().contiguous() for name, value in best_weights.items()}
+        with holding(evaluated, best_weights):
+            result.best_state = evaluated.plain_state_dict()
     return evaluated, result
 
 
@@ -145,11 +145,20 @@ def evaluate_selected(
     if best_is_last:
         final["best_val"] = final["last"]
     elif best_weights:
-        last_weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-        model.load_state_dict(best_weights)
-        final["best_val"] = evaluate_final(model, test, autocast)
-        model.load_state_dict(last_weights)
+        with holding(model, best_weights):
+            final["best_val"] = evaluate_final(model, test, autocast)
     return final
+
+
+@contextlib.contextmanager
+def holding(model: nn.Module, weights: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, the model has these weights; after it its own again."""
+    own = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    model.load_state_dict(weights)
+    try:
+        yield
+    finally:
+        model.load_state_dict(own)
 
 
 def losses_of(
