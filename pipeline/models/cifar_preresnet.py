@@ -19,13 +19,7 @@ def _register(depth: int) -> None:
 
     @register(name, label=f"PreResNet-{depth}")
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A pre-activation ResNet of this depth.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A pre-activation ResNet of this depth."""
         with needed_by(name):
             from torchdistill.models.classification.wide_resnet import WideBasicBlock, WideResNet4Cifar
         network = WideResNet4Cifar(depth + 2, 1, 0.0, WideBasicBlock, num_classes)

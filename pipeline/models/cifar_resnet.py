@@ -19,13 +19,7 @@ def _register(depth: int) -> None:
 
     @register(name, label=f"ResNet-{depth}")
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A ResNet of this depth.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A ResNet of this depth."""
         with needed_by(name):
             from torchdistill.models.classification.resnet import ResNet4Cifar
             from torchvision.models.resnet import BasicBlock

@@ -21,13 +21,7 @@ def _register(depth: int) -> None:
 
     @register(name, label=f"ResNet-{depth}x4")
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A ResNet of this depth with four times the channels.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A ResNet of this depth with four times the channels."""
         with needed_by(name):
             from torchvision.models.resnet import BasicBlock
         body = residual_body(BasicBlock, (depth - 2) // 6, in_channels=in_channels, stem=32, planes=(64, 128, 256))

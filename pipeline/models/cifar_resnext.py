@@ -20,13 +20,7 @@ def _register(groups: int, width: int) -> None:
 
     @register(name, label=f"ResNeXt-29-{groups}x{width}d")
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A ResNeXt-29 of this cardinality and width.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A ResNeXt-29 of this cardinality and width."""
         with needed_by(name):
             from torchvision.models.resnet import Bottleneck
         body = residual_body(Bottleneck, 3, in_channels=in_channels, stem=64, planes=(64, 128, 256), groups=groups, base_width=width)

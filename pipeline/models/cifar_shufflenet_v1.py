@@ -49,13 +49,7 @@ class ShuffleUnit(nn.Module):
 
 @register("shufflenet_v1_cifar", label="ShuffleNetV1")
 def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-    """A ShuffleNetV1 for small images.
-
-    Args:
-        num_classes: K.
-        in_channels: channels of the image.
-        dropout: probability with which pooled features are dropped.
-    """
+    """A ShuffleNetV1 for small images."""
     with needed_by("shufflenet_v1_cifar"):
         from torchvision.ops import Conv2dNormActivation
     layers: list[nn.Module] = [Conv2dNormActivation(in_channels, STEM, 1)]

@@ -51,13 +51,7 @@ def _register(library_name: str) -> None:
 
     @register(name)
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A torchvision CNN for small images.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A torchvision CNN for small images."""
         with needed_by(name):
             import torchvision
         network = torchvision.models.get_model(library_name, weights=None, num_classes=num_classes)
@@ -70,13 +64,7 @@ def _register(library_name: str) -> None:
 def _register_mobilenet_v2(name: str, width: float) -> None:
     @register(name)
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A MobileNetV2 for small images.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A MobileNetV2 for small images."""
         with needed_by(name):
             from torchvision.models import MobileNetV2
         setting = [list(stage) for stage in MOBILENET_V2]

@@ -23,13 +23,7 @@ def _register(depth: int, groups: tuple[int, ...]) -> None:
 
     @register(name, label=f"VGG-{depth}")
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A VGG for small images.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A VGG for small images."""
         with needed_by(name):
             from torchvision.models.vgg import make_layers
         plan: list[str | int] = []

@@ -23,13 +23,7 @@ def _register(library_name: str) -> None:
 
     @register(name)
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A torchvision CNN with a plain head.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A torchvision CNN with a plain head."""
         with needed_by(name):
             import torchvision
         network = torchvision.models.get_model(library_name, weights=None, num_classes=num_classes)

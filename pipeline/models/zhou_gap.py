@@ -56,13 +56,7 @@ def _googlenet() -> nn.Sequential:
 def _register(name: str) -> None:
     @register(name)
     def factory(*, num_classes: int, in_channels: int, dropout: float = 0.0) -> Backbone:
-        """A network of 2012 to 2015 with global average pooling.
-
-        Args:
-            num_classes: K.
-            in_channels: channels of the image.
-            dropout: probability with which pooled features are dropped.
-        """
+        """A network of 2012 to 2015 with global average pooling."""
         with needed_by(name):
             import torchvision  # noqa: F401
         if name == "alexnet_gap":

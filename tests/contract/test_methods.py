@@ -47,9 +47,7 @@ def one_batch(make_data: Callable[..., ImageData]) -> ImageData:
 
 @pytest.mark.parametrize("regularizer", REGULARIZERS)
 @pytest.mark.parametrize("loss", losses.names())
-def test_every_pair_trains_or_says_why_not(
-    one_batch: ImageData, make_spec: Callable[..., TrialSpec], loss: str, regularizer: str
-) -> None:
+def test_every_pair_trains_or_says_why_not(one_batch: ImageData, make_spec: Callable[..., TrialSpec], loss: str, regularizer: str) -> None:
     """One real step of resnet8 with each loss and regularizer leaves finite metrics and changed weights, or planning has a reason."""
     components = REGULARIZERS[regularizer]
     if reason := why_not(terms(loss), components):
