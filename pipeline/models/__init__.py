@@ -1,7 +1,7 @@
 """Backbones by name. A new one is one new file in this folder that registers a name.
 
-A registered factory takes `num_classes`, `in_channels` and its options as keyword parameters and returns a `Backbone`. The option `dropout`,
-where nothing else is said of it, is the probability with which pooled features are dropped while training.
+A registered factory takes `num_classes`, `in_channels` and its options as keyword parameters and returns a `Backbone`. The option
+`dropout`, where nothing else is said of it, is the probability with which pooled features are dropped while training.
 """
 
 from __future__ import annotations
