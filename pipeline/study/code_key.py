@@ -110,7 +110,9 @@ def source_file(name: str) -> Path:
     """
     try:
         spec = importlib.util.find_spec(name)
-    except ValueError as error:  # __main__, and modules made by hand
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:  # ValueError for __main__ and modules made by hand; anything, where a parent package fails to import
         raise ModuleNotFoundError(f"no source file for module {name!r}", name=name) from error
     if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"no source file for module {name!r}", name=name)

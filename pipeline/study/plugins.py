@@ -84,7 +84,10 @@ def _missing(name: str, missing: str, folders: Sequence[str]) -> str:
     if parent:
         return " ".join(filter(None, (f"no module {missing!r}.", near, f"There is: {', '.join(there) or 'nothing'}.")))
     looked = f"Looked in {' and '.join(folders)} and where Python looks." if folders else ""
-    step = f"Install its package into this environment (`pip install -e FOLDER`) or put it into {FOLDER}/ of the project."
+    step = (
+        f"Install its package into this environment (`pip install -e FOLDER`), put it into {FOLDER}/ of the project, "
+        "or put the folder that holds it on PYTHONPATH."
+    )
     return " ".join(filter(None, (f"no module {missing!r} for the plugin {name!r}.", near, looked, step)))
 
 

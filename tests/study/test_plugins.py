@@ -288,3 +288,12 @@ def test_an_option_that_no_study_file_can_hold(write: Write, load: Load) -> None
     load("toy_odd")
     with pytest.raises(ConfigError, match=r"loss 'toy_good' in toy_odd .* has an option of a type that no study file can hold"):
         fill_options(losses.registry, "toy_good", {}, str)
+
+
+def test_an_import_that_the_plugin_guards_may_fail(write: Write, load: Load) -> None:
+    """A plugin that does without a module which raises on import can be loaded, listed and given a code key."""
+    guarded = "try:\n    from toy_fast import kernel\nexcept Exception:\n    kernel = None\n"
+    write(toy_fast="raise OSError('no such device')\n", toy_guarded=guarded + GOOD)
+    load("toy_guarded")
+    assert "toy_good" in losses.names()
+    assert len(code.code_key(["toy_guarded"])) == 16
