@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.errors import PipelineError, UnknownNameError
+from pipeline.errors import PipelineError, UnknownNameError, counted
 from pipeline.stage import stage
 from pipeline.study.project import enter_root
 
@@ -56,14 +56,14 @@ def prepare(study: StudyOption = None, as_json: JsonOption = False) -> None:
         return
     for folder, entry in summary.items():
         splits = ", ".join(f"{name} {count}" for name, count in entry["splits"].items())
-        kind = f"{'x'.join(map(str, entry['shape']))}, {entry['classes']} classes"
+        kind = f"{'x'.join(map(str, entry['shape']))}, {counted(entry['classes'], 'class', 'classes')}"
         place = f"digest {entry['digest'][:12]} in {params.data.prepared}/{folder}"
         _say(f"{entry['name']}: {splits}; {kind}, {place}")
 
 
 @app.command(epilog="Example:  ablate plan --study quick --json")
 def plan(study: StudyOption = None, as_json: JsonOption = False) -> None:
-    """Say what a run would do, table by table; writes nothing.
+    """Say what a run would do, table by table; trains and changes nothing.
 
     new: to be trained · stored: done · shared: counted in an earlier table · blocked: waits for data · failed: stored as failed.
     """
@@ -224,7 +224,7 @@ def verify(as_json: JsonOption = False) -> None:
     else:
         for line in drift:
             _say(line)
-        _say(f"{checked} cells checked against the store, {len(drift)} differ.")
+        _say(f"{counted(checked, 'cell')} checked against the store, {len(drift)} differ.")
     if drift:
         raise typer.Exit(1)
 
@@ -255,7 +255,7 @@ def mlflow_rebuild(study: StudyOption = None) -> None:
 
     made, records, params = _planned(study)
     total = mirror(made, records, params, log=_note)
-    _say(f"{total} trials of {made.study} are in MLflow.")
+    _say(f"{counted(total, 'trial')} of {made.study} {'is' if total == 1 else 'are'} in MLflow.")
     _say("`dvc repro -sf run && dvc repro` puts their run ids into the tables; it trains nothing.")
 
 
@@ -327,13 +327,14 @@ def models(
     unsupported: Annotated[bool, typer.Option("--unsupported", help="Networks without exact class activation maps, and why.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Backbones: their families; with a pattern parameters, multiply-adds, feature map and stages of each.
+    """Backbones: their families; with a pattern parameters, multiply-adds, feature map, stages and class activation maps of each.
 
     The feature map is channels x rows x columns before global average pooling. Multiply-adds are those of convolutions and linear
     layers for one image. Of many matches the first 40 are described and the others named: this builds every network without weights.
     """
     from pipeline.models import describe
 
+    pattern = (pattern or "").strip() or None
     if unsupported:
         reasons = describe.reasons(pattern)
         if as_json:
@@ -357,16 +358,23 @@ def models(
     if as_json:
         _print_json([dataclasses.asdict(row) for row in rows] + [{"name": name} for name in matches[describe.MOST :]])
         return
-    title = f"{len(matches)} backbones, {channels}x{size}x{size} images, {classes} classes"
-    table = Table("name", "parameters", "multiply-adds", "feature map", "stages", "library", title=title, title_justify="left")
+    title = f"{counted(len(matches), 'backbone')}, {channels}x{size}x{size} images, {counted(classes, 'class', 'classes')}"
+    heads = ("name", "parameters", "multiply-\nadds", "feature\nmap", "stages", "library", "class activation\nmap")
+    table = Table(*heads, title=title, title_justify="left")
+    for column in table.columns[:-1]:
+        column.no_wrap = True
+    table.columns[-1].max_width = 48
     for row in rows:
         shape = "x".join(map(str, row.feature_map)) if row.feature_map else "-"
         counts = ("-" if count is None else f"{count / 1e6:.2f} M" for count in (row.parameters, row.multiply_adds))
-        table.add_row(row.name, *counts, shape, "-" if row.stages is None else str(row.stages), row.library)
-    Console().print(table)
+        table.add_row(row.name, *counts, shape, "-" if row.stages is None else str(row.stages), row.library or "-", row.reason or "yes")
+    console = Console()
+    # Where the terminal is too narrow it breaks lines; rich would cut names.
+    console.width = max(console.width, console.measure(table, options=console.options.update_width(1000)).maximum)
+    console.print(table)
     for row in rows:
-        if row.problem or row.reason:
-            _say(row.reason or f"{row.name}: {row.problem}")
+        if row.problem:
+            _say(f"{row.name}: {row.problem}")
     if len(matches) > len(rows):
         _say(f"Not described: {', '.join(matches[describe.MOST :])}")
 

@@ -75,6 +75,11 @@ class DivergedError(TrialError):
         return type(self), (self.step, self.epoch, self.value)
 
 
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """'1 trial', '2 trials', '2 classes': a number with its word; `plural` where it does not end in a plain s."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
+
+
 def _some(name: object, names: list[str], most: int = 24) -> str:
     """All names, or the nearest of very many."""
     if len(names) <= most:

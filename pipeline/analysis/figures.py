@@ -20,12 +20,13 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, MaxNLocator, NullLoc
 from pipeline.analysis.curves import Curve, accuracy_curves, curves_csv
 from pipeline.analysis.metrics import SPLIT_WORDS, describe
 from pipeline.analysis.tables import TableResult
-from pipeline.analysis.wording import one_line
+from pipeline.analysis.wording import one_line, wrap
 from pipeline.analysis.write import file_stem
 
 MAX_PANELS = 8
 MAX_LINES = 8
 _PANELS_A_ROW = 3
+_LEGEND_CHARACTERS = 30  # on a line
 _FLAT_ENERGY = "metric_test_flat_energy_{selection}"
 # Okabe & Ito's colours, told apart by colour-blind readers; yellow left out, as it fades on white. Dashes and markers repeat the message.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#7F7F7F")
@@ -98,7 +99,7 @@ def _panels_of_curves(
     labels = [label for label in line_of if label in shown]
     figure, axes = _grid_of_axes(len(panels), share_y=True)
     for ax, (row, curves) in zip(axes, panels, strict=True):
-        ax.set_title(plain(row), loc="left")
+        ax.set_title(plain("\n".join(wrap(row, 42))), loc="left")
         for curve in curves:
             i = line_of[curve.column or curve.row]
             mean = [100 * value for value in curve.mean]
@@ -228,13 +229,22 @@ def _grid_of_axes(count: int, *, share_y: bool) -> tuple[Figure, list[Axes]]:
 
 
 def decorate(figure: Figure, title: str, note: str, legend: str = "", lines: Sequence[tuple[str, dict[str, Any]]] = ()) -> None:
-    """Title above, note below, and a legend of (label, line style) to the right of a figure in constrained layout."""
-    width = int(figure.get_figwidth() * 15)
-    figure.suptitle(plain(textwrap.fill(one_line(title), int(width * 0.75))), fontsize=11, fontweight="bold", x=0.01, ha="left")
-    figure.supxlabel(plain(textwrap.fill(note, width)), fontsize=8, color="#444444", x=0.01, ha="left")
+    """Title above, note below, and a legend of (label, line style) to the right of a figure in constrained layout.
+
+    The figure grows by the legend, so that neither title nor panels lose room to it.
+    """
+    width, height = figure.get_size_inches()
+    characters = int(width * 15)
+    title_lines, note_lines = textwrap.wrap(one_line(title), int(characters * 0.75)), textwrap.wrap(note, characters)
+    figure.suptitle(plain("\n".join(title_lines)), fontsize=11, fontweight="bold", x=0.01, ha="left")
+    figure.supxlabel(plain("\n".join(note_lines)), fontsize=8, color="#444444", x=0.01, ha="left")
     if lines:
-        handles = [Line2D([], [], **style, label=plain(label)) for label, style in lines]
-        figure.legend(handles=handles, loc="outside right upper", title=plain(legend), handlelength=2.6, alignment="left")
+        handles = [Line2D([], [], **style, label=plain("\n".join(wrap(label, _LEGEND_CHARACTERS)))) for label, style in lines]
+        words = plain("\n".join(wrap(legend, _LEGEND_CHARACTERS)))
+        box = figure.legend(handles=handles, loc="outside right upper", title=words, handlelength=2.6, alignment="left")
+        extent = box.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]
+        below = 0.14 * len(note_lines) + 0.3
+        figure.set_size_inches(width + extent.width / figure.dpi + 0.1, max(height, extent.height / figure.dpi + below))
 
 
 def _line(i: int) -> dict[str, Any]:

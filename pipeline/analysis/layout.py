@@ -49,6 +49,11 @@ class Grid:
     lines: tuple[Line, ...]
     notes: tuple[tuple[str, str], ...]
 
+    @property
+    def heading(self) -> str:
+        """The title as a sentence of its own, before the caption."""
+        return self.title if self.title.endswith(("?", "!")) else f"{self.title}."
+
 
 def lay_out(result: TableResult, *, best: str = "Bold") -> Grid:
     """Texts of a table: value columns in their order, then one difference column a compared column; `best` as in `caption`."""

@@ -105,6 +105,25 @@ def higher_is_better(column: str) -> bool:
     return not _LOWER_IS_BETTER & set(column.split("_"))
 
 
+def map_measure(column: str) -> str:
+    """'energy' for the energy of any map, be it CAAM, CAM or a baseline; '' for a metric that compares no map with object masks."""
+    match = _COLUMN.fullmatch(column)
+    stem = match["stem"] if match is not None else ""
+    return next((m.centre.removeprefix("centre_") for m in METRICS.values() if m.centre and stem in (m.name, m.flat, m.centre)), "")
+
+
+def mask_sign(column: str) -> str:
+    """Column that every record of a dataset with object masks holds, of the split and selection of `column`."""
+    match = _COLUMN.fullmatch(column)
+    return f"metric_{match['split']}_flat_energy_{match['selection']}" if match is not None else ""
+
+
+def measured_at_end(column: str) -> bool:
+    """Whether the metric is measured once a trial, as those that older records lack are."""
+    match = _COLUMN.fullmatch(column)
+    return match is not None and match["stem"] in METRICS and METRICS[match["stem"]].when == "end"
+
+
 def baselines(column: str) -> dict[str, str]:
     """Words of each map that does not look at the image -> column of what it gets in the metric of `column`; often none."""
     match = _COLUMN.fullmatch(column)

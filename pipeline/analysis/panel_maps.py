@@ -29,15 +29,19 @@ from pipeline.analysis.panels import (
     class_name,
     class_names,
     cut,
+    full_label,
     hidden_words,
+    title_words,
     trial_words,
 )
-from pipeline.analysis.wording import join_words, one_line
+from pipeline.analysis.wording import join_words, one_line, wrap
 
 COLOR_MAP = "viridis"  # perceptually uniform, and the same to colour-blind readers
 TILE_PIXELS = 96  # at least so many a side, so that the outline is thin
+_LABEL_CHARACTERS = 17  # beside the tiles
 _TILE, _GAP, _MARGIN, _LABEL, _LINE = 1.0, 0.06, 0.12, 1.5, 0.19  # inches: tile, gaps, room for labels, height of a line of text
 _SOFT = "#444444"
+_GREY = 215  # of a flat map: no colour of the scale
 Pixels = NDArray[np.uint8]
 
 
@@ -53,7 +57,8 @@ def maps_figure(spec: Mapping[str, Any], group: Group, images: Images) -> tuple[
     rules = dict.fromkeys(chosen_words(panel["panel_label"], class_names(panel, images)) for panel in panels)
     masked = any(images.get((p["panel_digest"], i), {}).get("mask") is not None for p in panels for i in p["panel_index"])
     outline = " The line is the outline of the object." if masked else ""
-    scale = f"Each map is scaled to its own range: dark is lowest, bright is highest.{outline}"
+    grey = " A flat map has no range and is grey." if any(is_flat(map_HW) for p in panels for maps in _maps(p) for map_HW in maps) else ""
+    scale = f"Each map is scaled to its own range: dark is lowest, bright is highest.{grey}{outline}"
     rule = f"Images by a fixed rule: {join_words(list(rules))}, in the order of the test split."
     left_out = hidden_words(0, group.hidden)
     note = f"{rule} {scale} ✓ ✗: predicted class. Seed {group.seed}. {left_out}".strip()
@@ -63,13 +68,20 @@ def maps_figure(spec: Mapping[str, Any], group: Group, images: Images) -> tuple[
     ).strip()
     where = f"row {one_line(group.row)}" if group.row else "every row"
     with matplotlib.rc_context(STYLE):
-        figure = _draw(f"Class activation maps: {one_line(group.row or spec['title'])}", note, group, images)
-    alt = f"Class activation maps, table {spec['name']}, {where}. {' '.join(_verdict(arm, panel) for arm, panel in group.shown)}"
+        figure = _draw(f"Class activation maps: {title_words(group.field, group.row or spec['title'])}", note, group, images)
+    alt = f"Class activation maps, table {spec['name']}, {where}. {' '.join(_verdict(group, arm, panel) for arm, panel in group.shown)}"
     return figure, Caption(f"Class activation maps, {where}. {text}", alt)
 
 
+def is_flat(map_HW: Pixels) -> bool:
+    """Whether a map is the same everywhere, as one of 1x1 is."""
+    return bool(map_HW.min() == map_HW.max())
+
+
 def map_tile(map_HW: Pixels, shape_YX: tuple[int, int]) -> Pixels:
-    """RGB tile of a map: resized bilinearly, as where its energy on the object is measured, then coloured."""
+    """RGB tile of a map: resized bilinearly, as where its energy on the object is measured, then coloured; grey where it is flat."""
+    if is_flat(map_HW):
+        return np.full((*shape_YX, 3), _GREY, np.uint8)
     zoom = (shape_YX[0] / map_HW.shape[0], shape_YX[1] / map_HW.shape[1])
     full_YX = ndimage.zoom(map_HW.astype(np.float64), zoom, order=1, mode="nearest", grid_mode=True)
     colored: Pixels = matplotlib.colormaps[COLOR_MAP](full_YX / 255, bytes=True)[..., :3]
@@ -120,15 +132,20 @@ class _Sheet:
             self.y += height
 
     def strip(self, words: Sequence[str], label: str = "", **style: Any) -> None:
-        """One line of words, one above each tile."""
-        if label:
-            self.texts.append((_MARGIN, self.y, cut(label, 19), {"va": "top", "fontsize": 8.5, "fontweight": "bold"}))
+        """One line of words, one above each tile; a label that does not fit beside them stands above."""
+        bold = {"fontsize": 8.5, "fontweight": "bold"}
+        if len(label) > _LABEL_CHARACTERS:
+            for line in wrap(label, int((self.width - 2 * _MARGIN) * 12)):
+                self.texts.append((_MARGIN, self.y, line, {"va": "top", **bold}))
+                self.y += _LINE
+        elif label:
+            self.texts.append((_MARGIN, self.y, label, {"va": "top", **bold}))
         for i, word in enumerate(words):
             self.texts.append((self._left(i) + _TILE / 2, self.y, cut(word, 14), {"va": "top", "ha": "center", "fontsize": 8, **style}))
         self.y += _LINE
 
-    def row(self, tiles: Sequence[Pixels | None], label: str) -> None:
-        """One line of tiles; None is an empty one."""
+    def row(self, tiles: Sequence[Pixels | None], label: str, words: Sequence[str] = ()) -> None:
+        """One line of tiles, None is an empty one; `words` stand on them."""
         heights = [_TILE * tile.shape[0] / tile.shape[1] for tile in tiles if tile is not None]
         height = min(max(heights, default=_TILE), 2 * _TILE)
         self.texts.append((_MARGIN + _LABEL - 0.1, self.y + height / 2, label, {"va": "center", "ha": "right", "fontsize": 8}))
@@ -138,6 +155,11 @@ class _Sheet:
                 self.texts.append((self._left(i) + _TILE / 2, self.y + height / 2, "image\nnot kept", style))
             else:
                 self.tiles.append((tile, (self._left(i), self._left(i) + _TILE, self.y + height, self.y)))
+        for i, word in enumerate(words):
+            if not word:
+                continue
+            style = {"va": "center", "ha": "center", "fontsize": 8, "color": _SOFT}
+            self.texts.append((self._left(i) + _TILE / 2, self.y + height / 2, word, style))
         self.y += height + _GAP
 
     def _left(self, i: int) -> float:
@@ -187,20 +209,26 @@ def _draw_block(sheet: _Sheet, arms: Sequence[Arm], images: Images, *, named: bo
             marks = ["✓" if right else "✗" for right in _right(arm.panel)]
             said = [f"{mark} {class_name(label, names)}" for mark, label in zip(marks, arm.panel["panel_predicted"], strict=True)]
             sheet.strip(said, arm.label)
-            for name in ("cam", "caam"):
-                maps = np.frombuffer(arm.panel[f"panel_{name}"], np.uint8)
-                maps_NHW = maps.reshape(-1, arm.panel["panel_height"], arm.panel["panel_width"])
+            for name, maps_NHW in zip(("CAM", "CAAM"), _maps(arm.panel), strict=True):
                 tiles = []
                 for map_HW, (tile, mask) in zip(maps_NHW, inputs, strict=True):
                     shape = (TILE_PIXELS, TILE_PIXELS) if tile is None else tile.shape[:2]
-                    tiles.append(outlined(map_tile(map_HW, (shape[0], shape[1])), mask))
-                sheet.row(tiles, name.upper())
+                    tiles.append(outlined(map_tile(map_HW, (shape[0], shape[1])), None if is_flat(map_HW) else mask))
+                sheet.row(tiles, name, ["flat map" if is_flat(map_HW) else "" for map_HW in maps_NHW])
         sheet.y += _GAP
+
+
+def _maps(panel: Mapping[str, Any]) -> tuple[Pixels, Pixels]:
+    """CAMs and CAAMs of the images, each of images x rows x columns."""
+    shape = (-1, panel["panel_height"], panel["panel_width"])
+    cam_NHW, caam_NHW = (np.frombuffer(panel[name], np.uint8).reshape(shape) for name in ("panel_cam", "panel_caam"))
+    return cam_NHW, caam_NHW
 
 
 def _right(panel: Mapping[str, Any]) -> list[bool]:
     return [label == predicted for label, predicted in zip(panel["panel_label"], panel["panel_predicted"], strict=True)]
 
 
-def _verdict(arm: Arm, panel: Mapping[str, Any]) -> str:
-    return f"{one_line(arm.label)}: {sum(_right(panel))} of {len(panel['panel_label'])} images are classified correctly."
+def _verdict(group: Group, arm: Arm, panel: Mapping[str, Any]) -> str:
+    name = full_label(group, arm).removeprefix(f"{one_line(group.row)} / ")
+    return f"{name}: {sum(_right(panel))} of {len(panel['panel_label'])} images are classified correctly."

@@ -14,13 +14,28 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from pipeline.analysis.figures import COLORS, STYLE, decorate, plain
-from pipeline.analysis.panels import Caption, Group, Images, chosen_words, class_name, class_names, cut, hidden_words, label_of, trial_words
-from pipeline.analysis.wording import join_words, one_line
+from pipeline.analysis.panels import (
+    Arm,
+    Caption,
+    Group,
+    Images,
+    chosen_words,
+    class_name,
+    class_names,
+    cut,
+    full_label,
+    hidden_words,
+    label_of,
+    title_words,
+    trial_words,
+)
+from pipeline.analysis.wording import join_words, wrap
 
 _COLORS = (*COLORS, "#8C564B", "#999933")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", ">")
-_PANEL_MIN, _PANEL_MAX, _WIDTH, _LEGEND = 1.6, 2.6, 7.6, 1.0  # inches: a side of a panel, the figure, room for the legend
-_HEADING = 28  # characters above a panel
+_PANEL_MIN, _PANEL_MAX, _WIDTH = 1.6, 2.6, 6.6  # inches: a side of a panel, all panels of a line
+_AN_INCH = 12  # characters of a heading
+_LINE = 0.15  # inches: height of a line of a heading
 _A_LINE = 3  # panels of a table that is shown as one group
 
 
@@ -43,8 +58,9 @@ def features_figure(spec: Mapping[str, Any], groups: Sequence[Group], images: Im
     )
     seeds = join_words([str(seed) for seed in sorted({group.seed for group in groups})])
     with matplotlib.rc_context(STYLE):
-        figure = _draw(f"Features of test images: {one_line(spec['title'])}", f"{note} Seed {seeds}. {left_out}".strip(), groups, images)
-    shown = join_words([label_of(group, arm) for group in groups for arm, _ in group.shown])
+        title = f"Features of test images: {title_words(groups[0].field, spec['title'])}"
+        figure = _draw(title, f"{note} Seed {seeds}. {left_out}".strip(), groups, images)
+    shown = join_words([full_label(group, arm) for group in groups for arm, _ in group.shown])
     alt = f"Scatter plots of the features of test images by class, table {spec['name']}: {shown}."
     return figure, Caption(f"Features of test images. {note} {trial_words(groups)} {left_out}".strip(), alt)
 
@@ -54,9 +70,12 @@ def _draw(title: str, note: str, groups: Sequence[Group], images: Images) -> Fig
     columns = most if len(groups) > 1 else min(most, _A_LINE)
     lines = sum(math.ceil(len(group.arms) / columns) for group in groups)
     keys = {_key(panel, images) for group in groups for _, panel in group.shown}
-    side = min(max((_WIDTH - _LEGEND) / columns, _PANEL_MIN), _PANEL_MAX)
-    width = max(side * columns + _LEGEND, 5.4)
-    height = (side + 0.15) * lines + 0.45 + 0.14 * len(textwrap.wrap(note, int(width * 15)))
+    side = min(max(_WIDTH / columns, _PANEL_MIN), _PANEL_MAX)
+    width = max(side * columns, 4.6)
+    headings = [_heading(group, arm, int(side * _AN_INCH)) for group in groups for arm in group.arms]
+    above = max(heading.count("\n") for heading in headings)
+    heading = iter(headings)
+    height = (side + 0.15 + _LINE * above) * lines + 0.45 + 0.14 * len(textwrap.wrap(note, int(width * 15)))
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     axes = iter(figure.subplots(lines, columns, squeeze=False).ravel().tolist())
@@ -66,22 +85,28 @@ def _draw(title: str, note: str, groups: Sequence[Group], images: Images) -> Fig
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             ax.spines[:].set(visible=True, color="#c8c8ce")
-            share = ""
             if arm.panel is None:
                 words = "\n".join(textwrap.wrap(arm.reason, 24)[:7])
                 ax.text(0.5, 0.5, plain(words), ha="center", va="center", fontsize=8, color="#444444", transform=ax.transAxes)
             else:
                 _scatter(ax, arm.panel)
-                share = f" · {100 * sum(arm.panel['panel_share']):.0f} %"
-            heading = f"{label_of(group, arm)}{share}"
-            if len(heading) > _HEADING:
-                heading = "\n".join([*([cut(group.row, _HEADING)] if group.row else []), cut(arm.label, _HEADING - 7) + share])
-            ax.set_title(plain(heading), loc="left", fontsize=9)
+            ax.set_title(plain(next(heading)), loc="left", fontsize=9)
         for _ in range(-len(group.arms) % columns):
             next(axes).remove()
     legend = keys.pop() if len(keys) == 1 else ()  # of two datasets a colour may stand for another class in each panel
     decorate(figure, title, note, "class", [(name, _point(i)) for i, name in legend])
     return figure
+
+
+def _heading(group: Group, arm: Arm, width: int) -> str:
+    """Row, arm and share of variance, in lines that do not reach the next panel."""
+    share = "" if arm.panel is None else f" · {100 * sum(arm.panel['panel_share']):.0f} %"
+    whole = f"{label_of(group, arm)}{share}"
+    if len(whole) <= width:
+        return whole
+    lines = [*(wrap(group.row, width) if group.row else []), *wrap(arm.label, width)]
+    last = f"{lines[-1]}{share}"
+    return "\n".join([*lines[:-1], *([last] if len(last) <= width else [lines[-1], share.removeprefix(" · ")])])
 
 
 def _scatter(ax: Axes, panel: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.analysis.wording import one_line
+from pipeline.errors import counted
 
 MAX_ROWS = 6  # of a table
 MAX_ARMS = 6  # of a row
@@ -43,6 +44,7 @@ class Group:
         seed: index of the repetition that is shown.
         arms: in the order of the columns.
         hidden: number of arms left out.
+        field: what the labels of the arms are levels of; '' where that goes without saying.
     """
 
     number: int
@@ -50,6 +52,7 @@ class Group:
     seed: int
     arms: tuple[Arm, ...]
     hidden: int = 0
+    field: str = ""
 
     @property
     def shown(self) -> list[tuple[Arm, Mapping[str, Any]]]:
@@ -108,9 +111,9 @@ def groups_of(spec: Mapping[str, Any], panels: pa.Table, trials: pa.Table) -> tu
         rows = [(i, row, [arm(column, by_place.get((row, column))) for column in columns]) for i, row in enumerate(spec["rows"], 1)]
     else:  # the columns share their trials
         by_row = {cell["row"]: cell for cell in spec["cells"]}
-        field = f"{spec['row_fields'][0]}=" if len(spec["row_fields"]) == 1 else ""
-        rows = [(0, "", [arm(f"{field}{row}", by_row.get(row)) for row in spec["rows"]])]
-    groups = [Group(i, row, seed, tuple(arms[:MAX_ARMS]), max(0, len(arms) - MAX_ARMS)) for i, row, arms in rows]
+        rows = [(0, "", [arm(row, by_row.get(row)) for row in spec["rows"]])]
+    field = "" if spec["column_kind"] == "level" else " · ".join(spec["row_fields"])
+    groups = [Group(i, row, seed, tuple(arms[:MAX_ARMS]), max(0, len(arms) - MAX_ARMS), field) for i, row, arms in rows]
     groups = [group for group in groups if group.shown]
     return groups[:MAX_ROWS], max(0, len(groups) - MAX_ROWS)
 
@@ -136,7 +139,7 @@ def chosen_words(labels: Sequence[int], names: Sequence[str]) -> str:
 def trial_words(groups: Sequence[Group]) -> str:
     """Which trials are shown: their seed and ids."""
     seeds = " and ".join(str(seed) for seed in sorted({group.seed for group in groups}))
-    ids = [f"{label_of(group, arm)} {arm.trial_id}" for group in groups for arm, _ in group.shown]
+    ids = [f"{full_label(group, arm)} {arm.trial_id}" for group in groups for arm, _ in group.shown]
     return f"One trial each, of seed {seeds}: {', '.join(ids)}."
 
 
@@ -148,13 +151,23 @@ def cut(text: str, most: int) -> str:
 
 def hidden_words(hidden_rows: int, hidden_arms: int) -> str:
     """What is left out, '' when nothing is."""
-    parts = [f"{count} more {what} not shown." for count, what in ((hidden_rows, "rows"), (hidden_arms, "columns")) if count]
+    parts = [f"{counted(count, f'more {what}')} not shown." for count, what in ((hidden_rows, "row"), (hidden_arms, "column")) if count]
     return " ".join(parts)
+
+
+def title_words(field: str, title: str) -> str:
+    """'Weight of CAM-loss, by loss.cam.weight': a title, and what the labels of the arms are levels of."""
+    return one_line(title) + (f", by {one_line(field)}" if field else "")
 
 
 def label_of(group: Group, arm: Arm) -> str:
     """'row / column', or the one there is."""
     return " / ".join(one_line(part) for part in (group.row, arm.label) if part)
+
+
+def full_label(group: Group, arm: Arm) -> str:
+    """`label_of` where no title says what it is a level of: 'loss.cam.weight=3'."""
+    return f"{group.field}={label_of(group, arm)}" if group.field and "·" not in group.field else label_of(group, arm)
 
 
 def blocks_of(arms: Sequence[Arm]) -> Iterator[list[Arm]]:

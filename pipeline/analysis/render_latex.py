@@ -51,7 +51,7 @@ def render_latex(result: TableResult) -> str:
         r"\begin{table}",
         r"\centering",
         *([r"\small"] if len(grid.headers) >= _SMALL_FROM else []),
-        rf"\caption{{\textbf{{{escape(grid.title)}.}} {escape(grid.caption)}}}",
+        rf"\caption{{\textbf{{{escape(grid.heading)}}} {escape(grid.caption)}}}",
         rf"\label{{tab:{re.sub(r'[^A-Za-z0-9:.-]', '-', grid.name)}}}",
         rf"\begin{{tabular}}{{l{'r' * len(grid.headers)}}}",
         r"\toprule",

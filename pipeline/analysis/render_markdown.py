@@ -16,7 +16,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 def render_markdown(result: TableResult) -> str:
     """Caption, pipe table (best values in bold), footnotes."""
     grid = lay_out(result)
-    lines = [f"**{escape(grid.title)}.** {escape(grid.caption)}", ""]
+    lines = [f"**{escape(grid.heading)}** {escape(grid.caption)}", ""]
     lines += [_row([escape(grid.corner), *map(escape, grid.headers)]), _row([":---", *["---:"] * len(grid.headers)])]
     lines += [_row([escape(line.label), *map(_entry, line.entries)]) for line in grid.lines]
     lines += _notes(grid)

@@ -18,7 +18,7 @@ def render_text(result: TableResult, *, width: int = 100) -> str:
     Columns that do not fit `width` characters go below in a further block that repeats the row labels; no text is cut.
     """
     grid = lay_out(result, best="*")
-    text = f"{grid.title}. {grid.caption}"
+    text = f"{grid.heading} {grid.caption}"
     blocks = ["\n".join(_block(grid, columns)) for columns in _fit(grid, width)]
     notes = [textwrap.fill(f"{mark}  {note}", width, subsequent_indent="   ") for mark, note in grid.notes]
     return "\n\n".join(["\n".join(textwrap.wrap(text, width)), *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"

@@ -11,7 +11,7 @@ from pipeline.analysis.figures import write_curves
 from pipeline.analysis.render_text import render_text
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
 from pipeline.analysis.write import write_tables
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, counted
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.project import CURVES, METRICS, OUTCOMES, PLAN, RESULTS, TABLES, absolute_url
 
@@ -34,5 +34,5 @@ def aggregate(store_url: str, *, say: Callable[[str], None] = print) -> list[Tab
     METRICS.write_text(json.dumps(summary_metrics(tables), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for table in tables:
         say(render_text(table) + "\n")
-    say(f"{len(results.trials)} planned trials; {results.ignored} stored records of other plans ignored.")
+    say(f"{counted(len(results.trials), 'planned trial')}; {counted(results.ignored, 'stored record')} of other plans ignored.")
     return tables

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy.special import stdtr, stdtrit
 
-from pipeline.analysis.metrics import baselines, higher_is_better
+from pipeline.analysis.metrics import baselines, higher_is_better, map_measure, mask_sign, measured_at_end
 from pipeline.errors import ConfigError, StoreError, did_you_mean
 
 _REQUIRED = ("name", "title", "row_fields", "rows", "column_fields", "columns", "column_kind", "selection", "seeds", "cells")
@@ -111,18 +111,20 @@ class Average:
 
 @dataclass(frozen=True)
 class Reference:
-    """What a map that does not look at the image gets in a metric of the table, on the test images of the same trials.
+    """What a map that does not look at the image gets in metrics of the table, on the test images of the same trials.
 
     Attributes:
-        metric: column of the metric that it stands beside.
+        column: column of what it gets; CAAM and CAM share it.
         words: 'flat map' or 'centre'.
         low, high: smallest and largest mean over the trials of one dataset, in stored units; equal in a table of one dataset.
+        datasets: those that have it, in words; empty in a table of one dataset.
     """
 
-    metric: str
+    column: str
     words: str
     low: float
     high: float
+    datasets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ def build_table(spec: Mapping[str, Any], trials: pa.Table, *, study: str = "") -
         baseline=baseline,
         selection=spec["selection"],
         seeds=tuple(spec["seeds"]),
-        fixed=dict(spec.get("fixed") or {}),
+        fixed=_in_order(spec.get("fixed") or {}),
         cells=tuple(cells),
         averages=_averages(cells, spec) if spec["column_kind"] == "level" else (),
         references=_references(cells, records),
@@ -281,8 +283,8 @@ def _cell(spec: Mapping[str, Any], seeds: Sequence[int], records: Mapping[str, d
         trial_ids=trial_ids,
         run_ids=tuple(run for run in (records[trial].get("run_id") for trial in trial_ids) if run),
         missing=tuple(missing),
-        row_levels=dict(spec.get("row_levels") or {}),
-        column_levels=dict(spec.get("column_levels") or {}),
+        row_levels=_in_order(spec.get("row_levels") or {}),
+        column_levels=_in_order(spec.get("column_levels") or {}),
     )
 
 
@@ -300,11 +302,27 @@ def _value(
         return Missing(seed, record["state"], record.get("reason") or trial.get("reason") or "", trial_id)
     value = record.get(metric)
     if value is None:
-        near = "" if metric in columns else did_you_mean(metric, columns)
-        return Missing(seed, "complete", f"its record holds no {metric}.{near}".rstrip("."), trial_id)
+        return Missing(seed, "complete", _why_absent(record, metric, columns), trial_id)
     if not math.isfinite(value):
         return Missing(seed, "complete", f"{metric} is {value}", trial_id)
     return float(value)
+
+
+def _why_absent(record: Mapping[str, Any], metric: str, columns: Sequence[str]) -> str:
+    """Why the record of a complete trial lacks a metric, as far as the record tells."""
+    if map_measure(metric) and record.get(mask_sign(metric)) is None:
+        return "the dataset has no object masks"
+    if measured_at_end(metric):
+        return "the trial was stored before this metric was measured"
+    near = "" if metric in columns else did_you_mean(metric, columns)
+    return f"its record holds no {metric}.{near}".rstrip(".")
+
+
+def _in_order(value: Any) -> Any:
+    """`value` with the keys of all mappings sorted, as in tables.json: a plan gives the same bytes before and after it is written."""
+    if isinstance(value, Mapping):
+        return {key: _in_order(value[key]) for key in sorted(value, key=str)}
+    return [_in_order(each) for each in value] if isinstance(value, list) else value
 
 
 def _mean_sd_ci95(values: Sequence[float]) -> tuple[float, float | None, tuple[float, float] | None]:
@@ -378,22 +396,40 @@ def _with_best(cells: list[CellResult], axis: str) -> list[CellResult]:
 
 def _data_levels(cell: CellResult) -> str:
     """What a cell says of its data: numbers on different data are not compared and not averaged."""
+    return repr(_dataset_levels(cell))
+
+
+def _dataset_levels(cell: CellResult) -> list[tuple[str, Any]]:
     levels = {**cell.row_levels, **cell.column_levels}
-    return repr(sorted((name, level) for name, level in levels.items() if name.split(".")[0] == "dataset"))
+    return sorted((name, level) for name, level in levels.items() if name.split(".")[0] == "dataset")
+
+
+def _dataset_words(cell: CellResult) -> str:
+    """'birds', or 'birds, size = 32' where options of the dataset are levels too."""
+    words = []
+    for name, level in _dataset_levels(cell):
+        option = name.partition(".")[2]
+        plain = level.get("name", level) if isinstance(level, Mapping) else level
+        words.append(f"{option} = {plain}" if option else str(plain))
+    return ", ".join(words)
 
 
 def _references(cells: Sequence[CellResult], records: Mapping[str, dict[str, Any]]) -> tuple[Reference, ...]:
+    several = len({_data_levels(cell) for cell in cells}) > 1
     references = []
-    for metric in dict.fromkeys(cell.metric for cell in cells):
-        for words, column in baselines(metric).items():
-            by_data: dict[str, dict[str, float]] = {}
-            for cell in (each for each in cells if each.metric == metric):
-                values = {trial_id: records[trial_id].get(column) for trial_id in cell.trial_ids}
-                finite = {trial_id: value for trial_id, value in values.items() if value is not None and math.isfinite(value)}
-                by_data.setdefault(_data_levels(cell), {}).update(finite)
-            means = [statistics.fmean(values.values()) for values in by_data.values() if values]
-            if means:
-                references.append(Reference(metric, words, min(means), max(means)))
+    pairs = dict.fromkeys(pair for cell in cells for pair in baselines(cell.metric).items())
+    for words, column in pairs:
+        by_data: dict[str, dict[str, float]] = {}
+        datasets: dict[str, None] = {}
+        for cell in (each for each in cells if column in baselines(each.metric).values()):
+            values = {trial_id: records[trial_id].get(column) for trial_id in cell.trial_ids}
+            finite = {trial_id: value for trial_id, value in values.items() if value is not None and math.isfinite(value)}
+            by_data.setdefault(_data_levels(cell), {}).update(finite)
+            if finite and several:
+                datasets[_dataset_words(cell)] = None
+        means = [statistics.fmean(values.values()) for values in by_data.values() if values]
+        if means:
+            references.append(Reference(column, words, min(means), max(means), tuple(datasets)))
     return tuple(references)
 
 

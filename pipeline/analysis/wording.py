@@ -2,20 +2,35 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from pipeline.analysis.metrics import SELECTION_WORDS, describe
+from pipeline.analysis.metrics import SELECTION_WORDS, describe, map_measure
 from pipeline.analysis.tables import CellResult, Missing, TableResult
 
 _STATE_WORDS = {"planned": "not trained yet", "complete": "finished without a value"}
+_MEASURES = {"max_box_acc": "MaxBoxAcc", "max_box_acc_v2": "MaxBoxAccV2", "pxap": "pixel average precision"}
 _NOT_IN_DESIGN = "not part of this table's design"
 
 
 def one_line(text: object) -> str:
     """`text` with every run of white space as one blank: what fits a table cell."""
     return " ".join(str(text).split())
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """`text` in lines of at most `width` characters, broken after blanks, `_`, `/` and the like, and within a word only if need be."""
+    lines = [""]
+    for part in re.findall(r"[^\s_/,+·-]*(?:[_/,+·-]+\s*|\s+|$)", one_line(text)):
+        if len(lines[-1] + part.rstrip()) > width:
+            lines.append("")
+        while len(part.rstrip()) > width:
+            lines[-1], part = part[:width], part[width:]
+            lines.append("")
+        lines[-1] += part
+    return [line.strip() for line in lines if line.strip()]
 
 
 def caption(result: TableResult, *, best: str = "Bold") -> str:
@@ -54,17 +69,28 @@ def _metrics_part(result: TableResult) -> str:
 
 
 def _references_part(result: TableResult) -> list[str]:
-    """'For comparison: flat map 13.02 %, centre 41.30 %.', led by the column where several columns are metrics."""
-    by_metric: dict[str, list[str]] = {}
+    """'For comparison: flat map 13.02 %, centre 41.30 %.', each once; led by what they measure where the table's metrics differ in that."""
+    metrics = dict.fromkeys(cell.metric for cell in result.cells)
+    named = len({map_measure(metric) for metric in metrics}) > 1
+    prefixes = {(describe(metric).selection, metric.split("_")[1]) for metric in metrics if map_measure(metric)}
+    spans = {reference.datasets for reference in result.references}
+    groups: dict[str, list[str]] = {}
     for reference in result.references:
-        metric = describe(reference.metric)
+        metric = describe(reference.column)
         low, high = metric.number(reference.low), metric.number(reference.high)
-        text = low if low == high else f"{low} to {high}"
-        by_metric.setdefault(reference.metric, []).append(f"{reference.words} {text}" + (f" {metric.unit}" if metric.unit else ""))
-    named = len({cell.metric for cell in result.cells}) > 1
-    columns = {cell.metric: one_line(cell.column) for cell in reversed(result.cells)}
-    pairs = [(f"{columns[metric]}: " if named else "") + ", ".join(texts) for metric, texts in by_metric.items()]
-    return [f"For comparison{',' if named else ':'} {'; '.join(pairs)}."] if pairs else []
+        text = f"{reference.words} {low if low == high else f'{low} to {high}'}" + (f" {metric.unit}" if metric.unit else "")
+        head = _MEASURES.get(map_measure(reference.column), map_measure(reference.column)) if named else ""
+        if len(prefixes) > 1:  # one metric under two selection rules, or on two splits
+            head = metric.description
+        groups.setdefault(head, []).append(text + (_on(reference.datasets) if len(spans) > 1 else ""))
+    if not groups:
+        return []
+    pairs = [(f"{head}: " if head else "") + ", ".join(texts) for head, texts in groups.items()]
+    return [f"For comparison{_on(spans.pop()) if len(spans) == 1 else ''}{':' if '' in groups else ','} {'; '.join(pairs)}."]
+
+
+def _on(datasets: Sequence[str]) -> str:
+    return f" on {join_words([one_line(each) for each in datasets])}" if datasets else ""
 
 
 def _seeds_part(result: TableResult) -> str:

@@ -28,12 +28,14 @@ class Loss:
         takes_mixed_labels: the term is defined for labels mixed of two classes (mixup, CutMix).
         changes_classifier: `attach` changes the classifier; at most one such term fits into a trial.
         fewest_stages: stages that the network must have; above 1 the term is given `LossInputs.stage_maps`.
+        compares_positions: the term has no meaning where the last feature map is one pixel; planning then skips the cell.
     """
 
     trains_classifier: bool = True
     takes_mixed_labels: bool = True
     changes_classifier: bool = False
     fewest_stages: int = 1
+    compares_positions: bool = False
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Scalar of the batch, unweighted."""
@@ -44,6 +46,10 @@ class Loss:
 
         torch's global generator is seeded for this term alone, so what is drawn here shifts no other stream. After a change the layer
         must still be linear in the pooled features, with `weight` and `bias` (which may be None): class activation maps depend on it.
+        Planning calls it, too, with a classifier on the meta device, which has shapes and no values.
+
+        Raises:
+            IncompatibleError: the term does not fit this classifier; planning then skips the cell with the message as its reason.
         """
 
     def parameters(self) -> Iterable[nn.Parameter]:

@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline import maps
 from pipeline.batch import LossInputs
@@ -196,6 +196,20 @@ class CamLoss(Loss):
         """The deepest stage that is compared, counted from the end."""
         return -min(self.stages)
 
+    @property
+    def compares_positions(self) -> bool:  # type: ignore[override]
+        """Whether the last map is compared, or compared with; the min-max of one pixel is 0, so nothing would be learnt."""
+        return -1 in self.stages or self.inner_target == "last"
+
+    def attach(self, classifier: nn.Linear) -> None:
+        """Only look.
+
+        Raises:
+            IncompatibleError: there are fewer classes than `top_k`.
+        """
+        if self.target == "top_k" and self.top_k > classifier.out_features:
+            raise IncompatibleError(_too_few_classes(self.top_k, classifier.out_features))
+
     def __call__(self, inputs: LossInputs) -> Tensor:
         """Scalar L_cam of the batch, unweighted.
 
@@ -228,7 +242,7 @@ class CamLoss(Loss):
         if self.target == "predicted":
             return inputs.logits_BK.argmax(dim=1)
         if self.top_k > num_classes:
-            raise ConfigError(f"loss.cam.top_k is {self.top_k}, but there are only {num_classes} classes")
+            raise ConfigError(_too_few_classes(self.top_k, num_classes))
         highest_BT = inputs.logits_BK.detach().topk(self.top_k, dim=1).indices
         share_BK = torch.zeros(batch_size, num_classes, device=highest_BT.device)
         return share_BK.scatter(1, highest_BT, 1 / self.top_k)
@@ -249,3 +263,7 @@ class CamLoss(Loss):
         last_BHW = weighted_map(at_least_float32(inputs.feature_map_BCHW), target_weights(weight_KC, label, label_smoothing))
         sizes = [map_BCHW.shape[2:] for map_BCHW in inner]
         return [F.interpolate(last_BHW[:, None], size=size, mode="bilinear", align_corners=False)[:, 0] for size in sizes]
+
+
+def _too_few_classes(top_k: int, num_classes: int) -> str:
+    return f"loss.cam.top_k is {top_k}, but there are only {num_classes} classes"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.batch import LossInputs, Target
+from pipeline.errors import IncompatibleError
 from pipeline.losses import Loss, register
 from pipeline.losses.terms import float32_at_least, mean_over_labels
 
@@ -62,12 +63,14 @@ class Focal(Loss):
         """Put alpha on the classifier's device.
 
         Raises:
-            ValueError: there are more or fewer weights than classes.
+            IncompatibleError: there are more or fewer weights than classes.
         """
         if self.alpha is None:
             return
         if len(self.alpha) != classifier.out_features:
-            raise ValueError(f"alpha must be one weight a class: got {len(self.alpha)} for {classifier.out_features} classes")
+            raise IncompatibleError(
+                f"loss.focal.alpha must be one weight a class: got {len(self.alpha)} for {classifier.out_features} classes"
+            )
         self.alpha_K = torch.tensor(self.alpha, device=classifier.weight.device)
 
     def __call__(self, inputs: LossInputs) -> Tensor:

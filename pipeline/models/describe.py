@@ -148,13 +148,14 @@ def library(module: str) -> str:
 def match(pattern: str) -> list[str]:
     """Backbones that a pattern means: with `*`, `?` or `[`, those of this shape; else the one of this name, or those that contain it.
 
-    A network without exact class activation maps is meant by its full name only.
+    Upper and lower case are the same. A network without exact class activation maps is meant by its full name only.
 
     Raises:
         UnknownNameError: none.
     """
-    if pattern in models.registry:
-        return [pattern]
+    full = [name for name in models.registry.names() if name.lower() == pattern.lower()]
+    if full:
+        return full
     return _match(pattern, models.names())
 
 
@@ -169,10 +170,11 @@ def reasons(pattern: str | None = None) -> dict[str, str]:
 
 
 def _match(pattern: str, among: list[str]) -> list[str]:
-    if any(letter in pattern for letter in "*?["):
-        found = [name for name in among if fnmatchcase(name, pattern)]
+    wanted = pattern.lower()
+    if any(letter in wanted for letter in "*?["):
+        found = [name for name in among if fnmatchcase(name.lower(), wanted)]
     else:
-        found = [name for name in among if pattern in name]
+        found = [name for name in among if wanted in name.lower()]
     if not found:
         raise UnknownNameError("backbone", pattern, among, next_step="A pattern is part of a name, or a shape such as 'resnet*_cifar'.")
     return found

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, counted
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import load_study
 from pipeline.study.params import load_params
@@ -43,7 +43,7 @@ def examine(study: str | None) -> Iterator[tuple[bool, str]]:
         params = load_params()
         yield True, "params.yaml"
         file = load_study(study or params.study)
-        yield True, f"study {file.study.study}: {len(file.study.tables)} tables"
+        yield True, f"study {file.study.study}: {counted(len(file.study.tables), 'table')}"
         for name in file.study.plugins:
             path = sys.modules[name].__file__ or "a folder without __init__.py"
             inside = Path(path).is_relative_to(FOLDER.absolute())
@@ -54,7 +54,7 @@ def examine(study: str | None) -> Iterator[tuple[bool, str]]:
     try:
         store = TrialStore(absolute_url(params.store.url))
         store.check_writable()
-        yield True, f"store {params.store.url}: {len(store.records())} trials, writable"
+        yield True, f"store {params.store.url}: {counted(len(store.records()), 'trial')}, writable"
     except PipelineError as error:
         yield False, str(error)
     try:
@@ -63,7 +63,7 @@ def examine(study: str | None) -> Iterator[tuple[bool, str]]:
         plan = make_plan(file, params)
         yield (
             True,
-            f"plan: {len(plan.trials)} trials"
+            f"plan: {counted(len(plan.trials), 'trial')}"
             + (f"; {sum(map(len, plan.blocked.values()))} wait for data (`ablate prepare`)" if plan.blocked else ""),
         )
     except PipelineError as error:

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import data, losses, models, regularizers
-from pipeline.errors import ConfigError, DataError, IncompatibleError
-from pipeline.models.weightless import Weightless
+from pipeline.errors import ConfigError, DataError
+from pipeline.orchestration.fitting import Fits
 from pipeline.orchestration.plugin_data import is_stale
 from pipeline.store.records import Record
 from pipeline.study.code_key import code_key
@@ -23,7 +23,7 @@ from pipeline.study.design import Cell, TableDesign, expand, expand_datasets, le
 from pipeline.study.identity import canonical_json, make_spec
 from pipeline.study.params import Params
 from pipeline.study.plugins import import_plugins, plugin_folders
-from pipeline.study.resolve import TERM_DEFAULTS, Vocabulary
+from pipeline.study.resolve import Vocabulary
 from pipeline.study.spec import TrialSpec
 
 COUNTS = ("new", "stored", "shared", "blocked", "failed")
@@ -96,12 +96,12 @@ def vocabulary() -> Vocabulary:
 
 
 def make_plan(file: StudyFile, params: Params) -> Plan:
-    """Expand a study into trials. Reads the manifests of prepared datasets, writes nothing.
+    """Expand a study into trials. Reads the manifests of prepared datasets; writes nothing but the answers that `fitting` remembers.
 
-    A trial of a dataset that is not prepared has no identity yet: it is counted as blocked.
+    A trial of a dataset that is not prepared has no identity yet: it is counted as blocked, and nothing else is said of it.
 
     Raises:
-        ConfigError: the study file is wrong.
+        ConfigError: the study file is wrong, or a batch is larger than a prepared dataset's training split.
         DataError: a prepared dataset is damaged.
     """
     designs = expand(file, vocabulary())
@@ -111,6 +111,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     manifests = {canonical_json(c): None if is_stale(c, prepared) else data.read_manifest(c, prepared) for c in datasets}
     varied = [f for design in designs for f in (*design.row_fields, *design.column_fields) if f not in ("arm", "metric")]
     arms = _arms_by_config(designs)
+    fits = Fits(prepared)
     trials: dict[str, PlannedTrial] = {}
     tables, blocked = [], {}
     for design in designs:
@@ -121,8 +122,9 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
                 reason = f"dataset {cell.config['dataset']['name']!r} is not prepared; `ablate run` and `dvc repro` prepare it"
                 blocked.setdefault(design.name, []).extend([reason] * len(seeds))
                 continue
-            reason = _why_skipped(cell.config)
+            _check_batch_size(cell.config, manifest)
             key = _code_key(cell.config)
+            reason = _why_skipped(cell.config, manifest, key, fits)
             entries = []
             for seed in seeds:
                 spec = make_spec(cell.config, seed, manifest["digest"], key, plugins=file.study.plugins)
@@ -137,6 +139,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
                 entries.append({"seed": seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
             cells.append(_cell_entry(cell, spec.cell_id, entries))
         tables.append(_table_entry(design, cells, seeds))
+    fits.save()
     return Plan(file.study.study, trials, tables, datasets, blocked)
 
 
@@ -280,45 +283,20 @@ def _code_key_of(modules: tuple[str, ...]) -> str:
     return code_key(modules)
 
 
-def _why_skipped(config: dict[str, Any]) -> str:
-    fits, reason = regularizers.supports(config["regularizers"])
-    if fits:
-        fits, reason = losses.supports(config["loss"], regularizers.mixing(config["regularizers"]))
-    if fits:
-        options = {key: value for key, value in config["backbone"].items() if key != "name"}
-        fits, reason = models.supports(config["backbone"]["name"], **options)
-    if not fits:
-        return reason
-    picky = [c for c in config["regularizers"] if not regularizers.create(**c).fits_any_backbone]
-    stages = {name: losses.create(name, **_own(term)).fewest_stages for name, term in config["loss"].items()}
-    deep = {name: count for name, count in stages.items() if count > 1}
-    return _why_unfit(*map(canonical_json, (config["backbone"], picky, deep))) if picky or deep else ""
+def _why_skipped(config: dict[str, Any], manifest: dict[str, Any], key: str, fits: Fits) -> str:
+    compatible, reason = regularizers.supports(config["regularizers"])
+    if compatible:
+        compatible, reason = losses.supports(config["loss"], regularizers.mixing(config["regularizers"]))
+    return fits.why_unfit(config, manifest, key) if compatible else reason
 
 
-def _own(term: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in term.items() if key not in TERM_DEFAULTS}
-
-
-@functools.cache
-def _why_unfit(backbone: str, components: str, stages: str) -> str:
-    """Why these regularizers cannot change a backbone, or it has fewer stages than a loss needs, or ''; found by trying.
-
-    Args:
-        backbone, components: JSON of the backbone and of the regularizers.
-        stages: JSON of the number of stages that each loss needs.
-    """
-    options = json.loads(backbone)
-    with Weightless():
-        model = models.create(num_classes=2, **options).to("meta")
-    try:
-        for component in json.loads(components):
-            regularizers.create(**component).on_model(model)
-        for loss, count in json.loads(stages).items():
-            if count > (there := len(model.stage_points())):
-                return f"{loss} asks for stage -{count}, but {options['name']} has {there}: -1 to -{there}"
-    except IncompatibleError as error:
-        return str(error)
-    return ""
+def _check_batch_size(config: dict[str, Any], manifest: dict[str, Any]) -> None:
+    start, end = manifest["ranges"]["train"]
+    if config["batch_size"] > end - start:
+        raise ConfigError(
+            f"batch_size is {config['batch_size']}, but dataset {config['dataset']['name']!r} has only {end - start} training images. "
+            f"Set batch_size to {end - start} or less."
+        )
 
 
 def _arms_by_config(designs: Iterable[TableDesign]) -> dict[str, str]:

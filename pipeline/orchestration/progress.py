@@ -82,7 +82,7 @@ class ProgressView:
 
     def line(self) -> str:
         """'12/54 trials, 2 running, 0 failed, 410 trials/h, 6:10 left'."""
-        return f"{self.done}/{self.total} trials, {self._state()}"
+        return f"{self.done}/{self.total} trial{'' if self.total == 1 else 's'}, {self._state()}"
 
     def _state(self) -> str:
         elapsed = time.monotonic() - self.began

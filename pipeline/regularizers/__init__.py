@@ -26,18 +26,19 @@ class Regularizer:
 
     Attributes:
         mixes_labels: the batch's labels become mixtures of two classes; at most one such regularizer fits into a trial.
-        fits_any_backbone: False where `on_model` needs something that not every backbone has, and raises `IncompatibleError` with
-            the reason where it is missing; planning then tries it on each backbone, built without weights on the meta device.
     """
 
     mixes_labels: bool = False
-    fits_any_backbone: bool = True
 
     def on_model(self, model: nn.Module) -> None:
         """Change the freshly built backbone in place, once, before training.
 
         `model` is a `pipeline.models.backbone.Backbone`; its `stage_points()` are places between stages to change or to listen at.
-        What it adds may draw from torch's global generator, which belongs to the trial.
+        What it adds may draw from torch's global generator, which belongs to the trial. Planning calls it, too, with a backbone on the
+        meta device, which has shapes and no values.
+
+        Raises:
+            IncompatibleError: the backbone lacks what it needs, said of 'this network'; planning then skips the cell with the reason.
         """
 
     def on_pixels(self, image_BHWC: Tensor, generator: torch.Generator) -> Tensor:

@@ -26,8 +26,6 @@ class DropBlock(Regularizer):
         ValueError: an option is out of range.
     """
 
-    fits_any_backbone = False
-
     # A dataclass would hide the default of a list, which the study file shows.
     def __init__(self, *, p: float = 0.1, block_size: int = 7, stages: list[int] = [-1, -2]) -> None:  # noqa: B006
         if not 0 < p < 1:

@@ -37,7 +37,6 @@ class ManifoldMixup(Regularizer):
     """
 
     mixes_labels = True
-    fits_any_backbone = False
 
     # A dataclass would hide the default of a list, which the study file shows.
     def __init__(self, *, alpha: float = 2.0, images: bool = True, stages: list[int] = [0, 1]) -> None:  # noqa: B006

@@ -63,7 +63,7 @@ def put_on_branches(model: nn.Module, name: str, make: Callable[[float], nn.Modu
     """
     sites = list(_sites(model.body, ""))
     if not sites:
-        raise IncompatibleError(f"{type(model.body).__name__} has no residual blocks for {name} to act on")
+        raise IncompatibleError(f"this network has no residual blocks for {name} to act on")
     owners: dict[str, nn.Module] = {site.owner: model.body.get_submodule(site.owner) for site in sites}
     for index, site in enumerate(sites, 1):
         owner, module = owners[site.owner], make(index / len(sites))
@@ -92,7 +92,7 @@ def _with_graph(module: nn.Module, graph: fx.Graph) -> fx.GraphModule:
         return module
     edited = fx.GraphModule(module, graph, class_name=type(module).__name__)
     if edited.state_dict().keys() - {*module.state_dict()} or module.state_dict().keys() - {*edited.state_dict()}:
-        raise IncompatibleError(f"{type(module).__name__} has layers that it does not run, so nothing can be put into it")
+        raise IncompatibleError(f"this network has layers that it does not run (in {type(module).__name__}), so nothing can be put into it")
     return edited
 
 
@@ -118,7 +118,9 @@ def _sites(module: nn.Module, path: str) -> Iterator[_Site]:
         if (block := _residual(node, module)) is not None:
             found[node] = block
     if found and not isinstance(module, fx.GraphModule) and str(_graph(module, not module.training)) != str(graph):
-        raise IncompatibleError(f"{type(module).__name__} runs different code in training and in evaluation, so nothing can be put into it")
+        raise IncompatibleError(
+            f"this network runs different code in training and in evaluation (in {type(module).__name__}), so nothing can be put into it"
+        )
     inside = set().union(*(region for _, region in found.values()))
     seen: set[str] = set()
     for node in graph.nodes:
@@ -139,7 +141,8 @@ def _graph(module: nn.Module, training: bool | None = None) -> fx.Graph:
     try:
         return _Tracer().trace(module)
     except Exception as error:
-        raise IncompatibleError(f"{type(module).__name__} cannot be searched for residual blocks: {error}") from error
+        where = type(module).__name__
+        raise IncompatibleError(f"this network cannot be searched for residual blocks: its code cannot be followed (in {where})") from error
     finally:
         module.training = before
 

@@ -75,7 +75,6 @@ class ShakeDrop(Regularizer):
 
     p: float = 0.5
     mode: Mode = "row"
-    fits_any_backbone = False
 
     def __post_init__(self) -> None:
         if not 0 < self.p < 1:

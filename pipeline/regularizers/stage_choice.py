@@ -30,7 +30,7 @@ def chosen_points(model: nn.Module, stages: Sequence[int]) -> list[nn.Identity]:
     count = len(points)
     missing = [stage for stage in stages if not -count <= stage < count]
     if missing:
-        raise IncompatibleError(f"{type(model.body).__name__} has {count} stages, so there is no stage {missing[0]}")
+        raise IncompatibleError(f"this network has {count} stages, so there is no stage {missing[0]}")
     if len({stage % count for stage in stages}) < len(stages):
-        raise IncompatibleError(f"{type(model.body).__name__} has {count} stages, of which {list(stages)} names one twice")
+        raise IncompatibleError(f"this network has {count} stages, of which {list(stages)} names one twice")
     return [points[stage] for stage in stages]

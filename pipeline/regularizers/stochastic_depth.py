@@ -32,7 +32,6 @@ class StochasticDepth(Regularizer):
 
     p: float = 0.5
     mode: Mode = "batch"
-    fits_any_backbone = False
 
     def __post_init__(self) -> None:
         if not 0 < self.p < 1:

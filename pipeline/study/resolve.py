@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError, counted, did_you_mean
 from pipeline.registry import Registry
 from pipeline.study.config import StudyFile
 from pipeline.study.place import Path_
@@ -237,7 +237,7 @@ class Resolver:
             if term["start_epoch"] >= config.epochs:
                 raise ConfigError(
                     f"{locate(('loss', name, 'start_epoch'))}: {name!r} starts at epoch {term['start_epoch']} (counted from 0) "
-                    f"but the trial has {config.epochs} epochs, so it would never act. Lower start_epoch or raise epochs."
+                    f"but the trial has {counted(config.epochs, 'epoch')}, so it would never act. Lower start_epoch or raise epochs."
                 )
 
     def _locate(self, layers: list[Layer], path: Path_) -> str:

@@ -23,8 +23,14 @@ CHUNK_PIXELS = 2**18  # pixels whose components are held at a time: 30 MiB for s
 
 
 def resize(map_BHW: Tensor, size: tuple[int, int]) -> Tensor:
-    """A map at the size of the image, scaled to [0, 1] an image; a constant map becomes zeros."""
-    return min_max(F.interpolate(map_BHW[:, None].float(), size=size, mode="bilinear", align_corners=False)[:, 0])
+    """A map at the size of the image, scaled to [0, 1] an image; a constant map becomes zeros.
+
+    A resized constant varies by rounding, which scaling would stretch over [0, 1]: such a map is made zero before.
+    """
+    map_BHW = map_BHW.float()
+    flat_B11 = (map_BHW.amax(dim=(1, 2)) <= map_BHW.amin(dim=(1, 2)))[:, None, None]
+    map_BHW = map_BHW.masked_fill(flat_B11, 0.0)
+    return min_max(F.interpolate(map_BHW[:, None], size=size, mode="bilinear", align_corners=False)[:, 0])
 
 
 def to_levels(map_BYX: Tensor) -> Tensor:

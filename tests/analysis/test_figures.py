@@ -84,6 +84,24 @@ def test_accuracy_figure_has_a_panel_a_row_and_a_line_an_arm(arms, make_history)
     assert "a seed is missing: wrn_10_1/cam, vit_tiny/cam" in _note(figure)
 
 
+def test_a_long_label_leaves_title_and_panels_alone(make_spec, make_trials, make_history):
+    """The legend is wrapped and stands right of the panels and of the title; the panels are as wide as with short labels."""
+    spans = []
+    for name in ("b", "cam_loss_with_a_very_long_name(weight=0.3, start_epoch=10)+label_smoothing(eps=0.1)"):
+        spec = make_spec(["resnet8", "wrn"], ["a", name], [0], title="Accuracy of two backbones, a title that fills its line and more")
+        trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
+        figure = accuracy_over_epochs(spec, make_history(trials), trials)
+        figure.draw_without_rendering()
+        renderer = figure.canvas.get_renderer()
+        legend = figure.legends[0].get_window_extent(renderer)
+        for other in (figure._suptitle, *figure.axes):
+            assert not legend.overlaps(other.get_window_extent(renderer))
+        assert legend.x1 <= figure.bbox.x1
+        assert "".join(figure.legends[0].get_texts()[1].get_text().split()) == "".join(name.split())
+        spans.append(figure.axes[0].get_window_extent(renderer).width)
+    assert spans[0] == pytest.approx(spans[1], rel=0.05)
+
+
 def test_accuracy_figure_says_how_many_rows_it_leaves_out(make_spec, make_trials, make_history):
     """Beyond 8 rows the figure stops and says how many are not shown; odd names are printed literally."""
     spec = make_spec([f"net_{i}" for i in range(10)], ["_ce", "$x_1$"], [0])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.analysis.figures import write_figures
 from pipeline.analysis.panel_maps import COLOR_MAP, TILE_PIXELS, map_tile, maps_figure, outlined
@@ -15,6 +18,7 @@ from pipeline.analysis.panel_points import features_figure
 from pipeline.analysis.panels import MAX_ARMS, MAX_ROWS, Arm, blocks_of, chosen_words, groups_of, image_rows
 from pipeline.analysis.report import write_report
 from pipeline.analysis.tables import build_table
+from pipeline.analysis.wording import wrap
 from pipeline.analysis.write_panels import write_panels
 from pipeline.store.records import panel_types
 
@@ -105,11 +109,65 @@ def test_rows_of_a_metric_table_are_the_arms(sweep_table):
     groups, _ = groups_of(spec, panel_table([panel_row("t00"), panel_row("t30")]), trials)
     assert [(group.number, group.row, group.kind) for group in groups] == [(0, "", "")]
     assert [(arm.label, arm.reason) for arm in groups[0].arms] == [
-        ("loss.cam.weight=0", ""),
-        ("loss.cam.weight=0.3", "stored without pictures"),
-        ("loss.cam.weight=1", "stored without pictures"),
-        ("loss.cam.weight=3", ""),
+        ("0", ""),
+        ("0.3", "stored without pictures"),
+        ("1", "stored without pictures"),
+        ("3", ""),
     ]
+    figure, caption = maps_figure(spec, groups[0], image_rows(image_table()))
+    assert " ".join(texts(figure)[:2]) == "Class activation maps: Weight of CAM-loss, by loss.cam.weight"
+    assert "loss.cam.weight=0 t00, loss.cam.weight=3 t30" in caption.text
+    assert "loss.cam.weight=3: 3 of 3" in caption.alt
+
+
+def test_long_labels_are_whole_and_no_heading_reaches_the_next_panel(make_spec, make_trials):
+    """A long arm label stands on lines of its own over the tiles; headings over points are broken to the width of their panel."""
+    rows = ["timm_resnet50_with_a_very_long_name", "timm_resnet50_with_another_long_name", "short"]
+    spec = make_spec(rows, ["m"], [0], metrics={"m": "metric_test_acc_top1_last"})
+    trials = make_trials(spec, {(row, "m"): [0.5] for row in rows})
+    groups, _ = groups_of(spec, panel_table([panel_row(trial_id) for trial_id in trials["trial_id"].to_pylist()]), trials)
+    images = image_rows(image_table())
+    assert {*rows} <= {*texts(maps_figure(spec, groups[0], images)[0])}
+    figure, _ = features_figure(spec, groups, images)
+    figure.draw_without_rendering()
+    renderer = figure.canvas.get_renderer()
+    headings = [ax.get_title(loc="left") for ax in figure.axes]
+    assert ["".join(heading.split("\n"))[: len(row)] for heading, row in zip(headings, rows, strict=True)] == rows
+    boxes = [next(t for t in ax.get_children() if getattr(t, "get_text", str)() == h).get_window_extent(renderer)
+             for ax, h in zip(figure.axes, headings, strict=True)]  # fmt: skip
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
+
+
+@given(text=st.text(alphabet="ab_ /,-", max_size=60), width=st.integers(1, 20))
+def test_wrapping_loses_nothing(text: str, width: int) -> None:
+    """No line is longer than asked, none is empty, and together they are the text but for blanks."""
+    lines = wrap(text, width)
+    assert all(0 < len(line) <= width for line in lines)
+    assert "".join("".join(lines).split()) == "".join(text.split())
+
+
+def test_labels_break_at_their_joints() -> None:
+    """After underscores and blanks where there are some, within a word only if need be."""
+    assert wrap("timm_resnet50_d", 10) == ["timm_", "resnet50_d"]
+    assert wrap("a b, lr=0.1", 7) == ["a b,", "lr=0.1"]
+    assert wrap("abcdefgh", 3) == ["abc", "def", "gh"]
+
+
+def test_a_flat_map_is_grey_and_says_so(shown):
+    """Maps without any range, as those of one pixel are, have no colour of the scale; the words stand on the tile and in the caption."""
+    spec, trials, _ = shown
+    row = panel_row("t000") | {"panel_height": 1, "panel_width": 1, "panel_cam": bytes([0, 0, 0]), "panel_caam": bytes([0, 7, 255])}
+    groups, _ = groups_of(spec, panel_table([row]), trials)
+    figure, caption = maps_figure(spec, groups[0], image_rows(image_table(masks=False)))
+    assert texts(figure).count("flat map") == 6
+    assert "A flat map has no range and is grey." in caption.text
+    tile = map_tile(np.zeros((1, 1), np.uint8), (4, 5))
+    assert tile.shape == (4, 5, 3)
+    assert len({*tile.ravel().tolist()}) == 1
+    groups, _ = groups_of(spec, panel_table([panel_row("t000")]), trials)
+    figure, caption = maps_figure(spec, groups[0], image_rows(image_table()))
+    assert "flat map" not in texts(figure)
+    assert "grey" not in caption.text
 
 
 def test_what_is_too_much_is_left_out_and_said(make_spec, make_trials):

@@ -38,6 +38,26 @@ def test_a_pattern_describes_what_it_means() -> None:
     assert "64x8x8" in said("resnet8")
 
 
+def test_whether_there_are_class_activation_maps_and_the_whole_name() -> None:
+    """A network that has them says yes; no name is cut, however narrow the terminal."""
+    name = max(models.names(), key=len)
+    (line,) = [line for line in said(name).splitlines() if line.startswith(f"│ {name} │")]
+    assert line.split("│")[-2].strip() == "yes"
+
+
+def test_an_empty_pattern_is_none() -> None:
+    """Nothing to look for lists the families, as without a pattern."""
+    assert said("") == said(" ") == said()
+    assert said("", "--unsupported") == said("--unsupported")
+
+
+def test_case_and_number_are_as_a_reader_wants_them() -> None:
+    """Upper case finds the same, and one backbone is no plural."""
+    assert said("RESNET8") == said("resnet8")
+    assert said("resnet8").startswith("1 backbone, 3x32x32 images, 10 classes")
+    assert "5 backbones, 3x32x32 images, 1 class" in said("preresnet", "--classes", "1")
+
+
 def test_many_matches_are_named_and_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the most that are described, names only."""
     monkeypatch.setattr(describe, "MOST", 2)
@@ -48,9 +68,10 @@ def test_many_matches_are_named_and_not_built(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_what_cannot_be_counted_says_why() -> None:
-    """Too small an image, and a network without class activation maps: a dash in the table and the reason below."""
+    """Too small an image, and a network without class activation maps: the reason below the table or in it."""
     assert "inception_v3: no 32x32 images: " in said("inception_v3")
-    assert models.unsupported()["alexnet"] in said("alexnet")
+    lines = [line.split("│")[-2] for line in said("alexnet").splitlines() if line.startswith("│")]
+    assert " ".join(" ".join(lines).split()) == models.unsupported()["alexnet"]
 
 
 def test_unsupported_networks_are_listed_with_reasons() -> None:

@@ -538,6 +538,19 @@ def test_more_classes_than_there_are() -> None:
     feature_map_BCHW, weight_KC, label_B = example()
     with pytest.raises(ConfigError, match=f"top_k is {K + 1}, but there are only {K} classes"):
         losses.create("cam", target="top_k", top_k=K + 1)(inputs_of(feature_map_BCHW, weight_KC, Target(label_B)))
+    for options in ({"target": "top_k", "top_k": K}, {"target": "label", "top_k": K + 1}):
+        losses.create("cam", **options).attach(nn.Linear(2, K))
+    with pytest.raises(IncompatibleError, match=f"top_k is {K + 1}, but there are only {K} classes"):
+        losses.create("cam", target="top_k", top_k=K + 1).attach(nn.Linear(2, K))
+
+
+@pytest.mark.parametrize(
+    ("options", "compares"),
+    [({}, True), ({"stages": [-2]}, False), ({"stages": [-2, -1]}, True), ({"stages": [-2], "inner_target": "last"}, True)],
+)
+def test_which_terms_need_a_last_map_of_several_pixels(options: dict[str, Any], compares: bool) -> None:
+    """Those that compare the last map, or compare with it."""
+    assert losses.create("cam", **options).compares_positions is compares
 
 
 def test_a_study_file_sees_the_default_stages() -> None:

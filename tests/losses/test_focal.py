@@ -11,6 +11,7 @@ from torchvision.ops import sigmoid_focal_loss
 
 from pipeline import losses
 from pipeline.batch import LossInputs, Target
+from pipeline.errors import IncompatibleError
 from pipeline.losses.ce import cross_entropy
 from pipeline.losses.focal import focal
 from tests.losses.feature_batch import (
@@ -88,7 +89,7 @@ def test_class_weights_come_from_attach() -> None:
     loss.attach(nn.Linear(C, K))
     only_class_0 = F.cross_entropy(given.logits_BK, LABEL_B, reduction="none")[LABEL_B == 0].sum() / len(LABEL_B)
     torch.testing.assert_close(loss(given), only_class_0)
-    with pytest.raises(ValueError, match="got 4 for 3 classes"):
+    with pytest.raises(IncompatibleError, match=r"loss\.focal\.alpha must be one weight a class: got 4 for 3 classes"):
         loss.attach(nn.Linear(C, 3))
 
 

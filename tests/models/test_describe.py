@@ -103,7 +103,10 @@ def test_patterns() -> None:
     """A full name means itself, a part of a name all that contain it, a shape all of that shape."""
     assert match("resnet8") == ["resnet8"]
     assert match("vgg16") == ["vgg16"]
-    assert match("vgg8") == ["vgg8_cifar"]
+    assert match("ResNet8") == ["resnet8"]
+    assert match("VGG16") == ["vgg16"]
+    assert match("RESNET?") == ["resnet8"]
+    assert match("VGG8") == match("vgg8") == ["vgg8_cifar"]
     assert match("resnet?") == ["resnet8"]
     assert match("vgg1[13]_cifar") == ["vgg11_cifar", "vgg13_cifar"]
     assert set(reasons("vgg16")) == {"vgg16", "vgg16_bn"} | {name for name in models.unsupported() if "vgg16" in name}

@@ -185,7 +185,7 @@ def test_stages_that_the_backbone_lacks() -> None:
     with Weightless():
         net = models.create("wrn_10_1", num_classes=2).to("meta")
     regularizers.create("manifold_mixup").on_model(net)
-    with pytest.raises(IncompatibleError, match="WideResNet4Cifar has 3 stages, so there is no stage 4"):
+    with pytest.raises(IncompatibleError, match="this network has 3 stages, so there is no stage 4"):
         regularizers.create("manifold_mixup", stages=[0, 4]).on_model(net)
 
 

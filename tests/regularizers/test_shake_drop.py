@@ -114,7 +114,7 @@ def test_no_residual_blocks() -> None:
     """A plain chain of layers is refused with the reason, as planning meets it: without weights."""
     with Weightless():
         net = models.create("googlenet", num_classes=2).to("meta")
-    with pytest.raises(IncompatibleError, match="GoogLeNet has no residual blocks for shake_drop"):
+    with pytest.raises(IncompatibleError, match="this network has no residual blocks for shake_drop"):
         regularizers.create("shake_drop").on_model(net)
 
 

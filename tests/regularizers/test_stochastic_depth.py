@@ -126,7 +126,7 @@ def test_no_residual_blocks() -> None:
     """A DenseNet is refused with the reason, as planning meets it: without weights."""
     with Weightless():
         net = models.create("densenet_bc_10_8", num_classes=2).to("meta")
-    with pytest.raises(IncompatibleError, match="DenseNet4Cifar has no residual blocks for stochastic_depth"):
+    with pytest.raises(IncompatibleError, match="this network has no residual blocks for stochastic_depth"):
         regularizers.create("stochastic_depth").on_model(net)
 
 

@@ -131,6 +131,21 @@ def test_constant_maps_count_as_flat_ones() -> None:
         assert metrics == pytest.approx({"pointing": 7 / 60, "max_box_acc": 0, "max_box_acc_v2": 0, "pxap": 7 / 60})
 
 
+@pytest.mark.parametrize("map_size", [(1, 1), (3, 3), (5, 7)])
+def test_constant_maps_of_any_value_are_not_made_of_rounding(map_size: tuple[int, int]) -> None:
+    """Resizing a constant rounds in each pixel by itself; the scores are those of zeros all the same, beside maps that are not flat."""
+    mask_NYX = torch.zeros(64, 32, 32, dtype=torch.bool)
+    mask_NYX[:, 5:14, 3:9] = True
+    value_N11 = torch.randn(64, 1, 1, generator=torch.Generator().manual_seed(0)) * 10
+    map_NHW = value_N11.expand(64, *map_size)
+    stretched = F.interpolate(map_NHW[:, None], size=(32, 32), mode="bilinear")[:, 0]
+    assert (stretched.amax((1, 2)) > stretched.amin((1, 2))).any()  # else this test could not fail
+    assert measured(map_NHW, mask_NYX) == measured(torch.zeros_like(map_NHW), mask_NYX)
+    assert resize(map_NHW, (32, 32)).abs().max() == 0
+    other_NHW = torch.linspace(-1, 2, map_size[0] * map_size[1]).view(1, *map_size)
+    assert torch.equal(resize(torch.cat([map_NHW[:1], other_NHW]), (32, 32))[1:], resize(other_NHW, (32, 32)))
+
+
 def test_of_equal_pixels_the_first_points() -> None:
     """Two highest pixels: the first in reading order decides."""
     map_BYX = torch.tensor([[[0.0, 1.0, 0.5], [1.0, 0.0, 0.0]]])
