@@ -9,6 +9,7 @@ from torch import Tensor
 
 from pipeline.batch import LossInputs, Target
 from pipeline.losses import Loss, register
+from pipeline.losses.terms import mean_over_labels
 
 
 def cross_entropy(logits_BK: Tensor, target: Target) -> Tensor:
@@ -20,11 +21,7 @@ def cross_entropy(logits_BK: Tensor, target: Target) -> Tensor:
         Scalar, in nats, computed in float32.
     """
     logits_BK = logits_BK.float()
-    loss_B = F.cross_entropy(logits_BK, target.label_B, label_smoothing=target.smoothing, reduction="none")
-    if target.other_B is not None:
-        other_B = F.cross_entropy(logits_BK, target.other_B, label_smoothing=target.smoothing, reduction="none")
-        loss_B = target.lam * loss_B + (1 - target.lam) * other_B
-    return loss_B.mean()
+    return mean_over_labels(target, lambda label_B: F.cross_entropy(logits_BK, label_B, label_smoothing=target.smoothing, reduction="none"))
 
 
 @register("ce", label="CE")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.batch import LossInputs
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least
+from pipeline.maps import at_least_float32
 
 
 @torch.no_grad()
@@ -63,7 +63,7 @@ class CenterLoss(Loss):
         assert inputs.target.other_B is None, "no center for a mixed label"
         label_B = inputs.target.label_B
         with torch.autocast(inputs.feature_BC.device.type, enabled=False):
-            feature_BC = float32_at_least(inputs.feature_BC)
+            feature_BC = at_least_float32(inputs.feature_BC)
             value = 0.5 * (feature_BC - self.center_KC[label_B]).square().sum(1).mean()
             if torch.is_grad_enabled():
                 self.center_KC = moved(self.center_KC, feature_BC.detach().to(self.center_KC.dtype), label_B, self.alpha)

@@ -25,7 +25,8 @@ from torch.nn.utils import parametrize
 
 from pipeline.batch import LossInputs
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, mean_over_labels, unit_length
+from pipeline.losses.terms import mean_over_labels, unit_length
+from pipeline.maps import at_least_float32
 
 SIN2_MIN = 1e-7  # the square root has an infinite slope at 0; no angle in float32 is told from 0 below it
 
@@ -63,7 +64,7 @@ class CosineMargin(Loss):
         """Scalar loss of the batch, in nats, computed in float32 at least."""
         target = inputs.target
         with torch.autocast(inputs.feature_BC.device.type, enabled=False):
-            feature_BC = float32_at_least(inputs.feature_BC)
+            feature_BC = at_least_float32(inputs.feature_BC)
             weight_KC = inputs.classifier_weight_KC.to(feature_BC.dtype)
             cos_BK = unit_length(feature_BC) @ unit_length(weight_KC).T
             scale = self.scales(feature_BC)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from pipeline.batch import LossInputs, Target
 from pipeline.errors import IncompatibleError
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, mean_over_labels
+from pipeline.losses.terms import mean_over_labels
+from pipeline.maps import at_least_float32
 
 TINY = 1e-12  # below it 1 - p counts as constant: for 0 < gamma < 1 the power has an infinite slope at 0
 
@@ -27,7 +28,7 @@ def focal(logits_BK: Tensor, target: Target, gamma: float, alpha_K: Tensor | Non
     Returns:
         Scalar, in nats, computed in float32 at least.
     """
-    log_p_BK = float32_at_least(logits_BK).log_softmax(1)
+    log_p_BK = at_least_float32(logits_BK).log_softmax(1)
     value_BK = (-log_p_BK.expm1()).clamp_min(TINY) ** gamma * -log_p_BK
     if alpha_K is not None:
         value_BK = alpha_K * value_BK

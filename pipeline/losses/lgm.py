@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from pipeline.batch import LossInputs
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, mean_over_labels
+from pipeline.losses.terms import mean_over_labels
+from pipeline.maps import at_least_float32
 
 
 class NearestMean(nn.Linear):
@@ -28,12 +29,12 @@ class NearestMean(nn.Linear):
     @property
     def bias(self) -> Tensor:  # type: ignore[override]
         """`-||mu_k||^2 / 2`."""
-        return -0.5 * float32_at_least(self.weight).square().sum(1)
+        return -0.5 * at_least_float32(self.weight).square().sum(1)
 
     def forward(self, feature_BC: Tensor) -> Tensor:
         """logits_BK in float32 under autocast too: product and bias are large and nearly cancel, which bfloat16 cannot hold."""
         with torch.autocast(feature_BC.device.type, enabled=False):
-            feature_BC = float32_at_least(feature_BC)
+            feature_BC = at_least_float32(feature_BC)
             return F.linear(feature_BC, self.weight.to(feature_BC.dtype), self.bias.to(feature_BC.dtype))
 
 
@@ -83,7 +84,7 @@ class GaussianMixture(Loss):
         target, share = inputs.target, self.present_share
         self._steps += torch.is_grad_enabled()
         with torch.autocast(inputs.feature_BC.device.type, enabled=False):
-            feature_BC = float32_at_least(inputs.feature_BC)
+            feature_BC = at_least_float32(inputs.feature_BC)
             mean_KC = inputs.classifier_weight_KC.to(feature_BC.dtype)
             logits_BK = feature_BC @ mean_KC.T - 0.5 * mean_KC.square().sum(1)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.batch import LossInputs
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least
+from pipeline.maps import at_least_float32
 
 SMALL = 1e-6  # singular values below this share of the largest one count as 0
 
@@ -63,4 +63,4 @@ class Ole(Loss):
         """Scalar loss of the batch, in units of a feature, computed in float32 at least."""
         assert inputs.target.other_B is None, "no class for a mixed label"
         with torch.autocast(inputs.feature_BC.device.type, enabled=False):
-            return ole(float32_at_least(inputs.feature_BC), inputs.target.label_B, self.delta)
+            return ole(at_least_float32(inputs.feature_BC), inputs.target.label_B, self.delta)

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pipeline.batch import LossInputs
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, unit_length
+from pipeline.losses.terms import unit_length
+from pipeline.maps import at_least_float32
 from pipeline.registry import needed_by
 
 
@@ -45,4 +46,4 @@ class SupCon(Loss):
         """Scalar loss of the batch, in nats, computed in float32 at least."""
         assert inputs.target.other_B is None, "no positives for a mixed label"
         with torch.autocast(inputs.feature_BC.device.type, enabled=False):
-            return self._function(unit_length(float32_at_least(inputs.feature_BC)), inputs.target.label_B)
+            return self._function(unit_length(at_least_float32(inputs.feature_BC)), inputs.target.label_B)

@@ -10,11 +10,6 @@ from torch import Tensor
 from pipeline.batch import Target
 
 
-def float32_at_least(tensor: Tensor) -> Tensor:
-    """The tensor in float32 where it came in bfloat16 or float16, else as it is."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
 def mean_over_labels(target: Target, loss_of: Callable[[Tensor], Tensor]) -> Tensor:
     """`mean over B of lam * L(a) + (1 - lam) * L(b)` for mixed labels, of `L(y)` for hard ones.
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from pipeline.batch import LossInputs
 from pipeline.errors import UnknownNameError
 from pipeline.losses import Loss, register
-from pipeline.losses.terms import float32_at_least, unit_length
+from pipeline.losses.terms import unit_length
+from pipeline.maps import at_least_float32
 from pipeline.registry import needed_by
 
 Mining = Literal["hard", "all"]
@@ -56,6 +57,6 @@ class Triplet(Loss):
         """Scalar loss of the batch, computed in float32 at least."""
         assert inputs.target.other_B is None, "no positives for a mixed label"
         with torch.autocast(inputs.feature_BC.device.type, enabled=False):
-            unit_BC = unit_length(float32_at_least(inputs.feature_BC))
+            unit_BC = unit_length(at_least_float32(inputs.feature_BC))
             mined = None if self._mine is None else self._mine(unit_BC, inputs.target.label_B)
             return 2 * self._function(unit_BC, inputs.target.label_B, mined)

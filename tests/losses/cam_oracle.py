@@ -63,3 +63,21 @@ def distance(a_HW: np.ndarray, b_HW: np.ndarray, kind: str, reduction: str) -> f
         "smooth_l1": np.where(difference_HW < 1, difference_HW**2 / 2, difference_HW - 0.5),
     }[kind]
     return float(pixel_HW.mean() if reduction == "mean" else pixel_HW.sum())
+
+
+def flat_example(content: str) -> tuple[Tensor, Tensor, Tensor]:
+    """`example` in float32 with maps that have no shape, ready for gradients; `content` is one of `FLAT`."""
+    feature_map_BCHW, weight_KC, label_B = (tensor.float() if tensor.is_floating_point() else tensor for tensor in example())
+    if content == "zeros":
+        feature_map_BCHW = torch.zeros_like(feature_map_BCHW)
+    elif content == "constant":
+        feature_map_BCHW = torch.full_like(feature_map_BCHW, 0.7)
+    elif content == "one_constant_image":
+        feature_map_BCHW[1] = 0.0
+    else:
+        assert content == "one_pixel"
+        feature_map_BCHW = feature_map_BCHW[:, :, :1, :1]
+    return feature_map_BCHW.requires_grad_(), weight_KC.requires_grad_(), label_B
+
+
+FLAT = ("zeros", "constant", "one_constant_image", "one_pixel")

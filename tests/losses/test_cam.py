@@ -20,7 +20,7 @@ from pipeline import losses, models
 from pipeline.batch import LossInputs, Target
 from pipeline.errors import UnknownNameError
 from pipeline.losses.cam import Distance, Normalization, Reduction, caam, cam, cam_loss, min_max
-from tests.losses.cam_oracle import B, C, K, distance, example, loops, normalized
+from tests.losses.cam_oracle import FLAT, B, C, K, distance, example, flat_example, loops, normalized
 
 DISTANCES, NORMALIZATIONS, REDUCTIONS = get_args(Distance), get_args(Normalization), get_args(Reduction)
 OPTIONS = [{"distance": d, "normalization": n, "reduction": r} for d, n, r in itertools.product(DISTANCES, NORMALIZATIONS, REDUCTIONS)]
@@ -86,20 +86,10 @@ def test_gradient_is_the_derivative(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=ids)
-@pytest.mark.parametrize("content", ["zeros", "constant", "one_constant_image", "one_pixel"])
+@pytest.mark.parametrize("content", FLAT)
 def test_degenerate_maps_stay_finite(options: dict[str, Any], content: str) -> None:
     """Flat maps, which some images have early in training, give a finite loss and finite gradients."""
-    feature_map_BCHW, weight_KC, label_B = (tensor.float() if tensor.is_floating_point() else tensor for tensor in example())
-    if content == "zeros":
-        feature_map_BCHW = torch.zeros_like(feature_map_BCHW)
-    elif content == "constant":
-        feature_map_BCHW = torch.full_like(feature_map_BCHW, 0.7)
-    elif content == "one_constant_image":
-        feature_map_BCHW[1] = 0.0
-    else:
-        feature_map_BCHW = feature_map_BCHW[:, :, :1, :1]
-    feature_map_BCHW.requires_grad_()
-    weight_KC.requires_grad_()
+    feature_map_BCHW, weight_KC, label_B = flat_example(content)
     value = cam_loss(feature_map_BCHW, weight_KC, label_B, classifier_grad=True, **options)
     value.backward()
     assert torch.isfinite(value)

@@ -25,7 +25,7 @@ from pipeline.maps import caam, cam, grad_cam_weights, min_max, weighted_map
 from pipeline.models.backbone import Backbone
 from pipeline.training.loop import autocast_for, losses_of
 from pipeline.training.objective import Objective
-from tests.losses.cam_oracle import B, C, K, distance, example, loops, normalized
+from tests.losses.cam_oracle import FLAT, B, C, K, distance, example, flat_example, loops, normalized
 
 LAM_B = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
 OTHER_B = torch.tensor([5, 0, 1, 2])
@@ -233,19 +233,10 @@ def test_gradient_to_the_feature_map_for_shares() -> None:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(map(str, options.values())))
-@pytest.mark.parametrize("content", ["zeros", "constant", "one_constant_image", "one_pixel"])
+@pytest.mark.parametrize("content", FLAT)
 def test_degenerate_maps_stay_finite(options: dict[str, Any], content: str) -> None:
     """Flat maps give a finite loss and finite gradients with every option."""
-    feature_map_BCHW, weight_KC, label_B = (tensor.float() if tensor.is_floating_point() else tensor for tensor in example())
-    if content == "zeros":
-        feature_map_BCHW = torch.zeros_like(feature_map_BCHW)
-    elif content == "constant":
-        feature_map_BCHW = torch.full_like(feature_map_BCHW, 0.7)
-    elif content == "one_constant_image":
-        feature_map_BCHW[1] = 0.0
-    else:
-        feature_map_BCHW = feature_map_BCHW[:, :, :1, :1]
-    feature_map_BCHW.requires_grad_(), weight_KC.requires_grad_()
+    feature_map_BCHW, weight_KC, label_B = flat_example(content)
     value = cam_loss(feature_map_BCHW, weight_KC, (label_B, OTHER_B, LAM_B.float()), classifier_grad=True, **options)
     gradients = torch.autograd.grad(value, (feature_map_BCHW, weight_KC))
     assert torch.isfinite(value)

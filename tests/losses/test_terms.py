@@ -11,7 +11,8 @@ import torch.nn.functional as F
 
 from pipeline import losses
 from pipeline.errors import ConfigError
-from pipeline.losses.terms import float32_at_least, unit_length
+from pipeline.losses.terms import unit_length
+from pipeline.maps import at_least_float32
 from tests.losses.feature_batch import features
 
 
@@ -40,7 +41,7 @@ def test_a_row_of_zeros_stays_zero_with_a_tame_gradient() -> None:
 )
 def test_precision_is_raised_and_never_lowered(given: str, kept: str) -> None:
     """Half precisions become float32, float64 stays."""
-    assert float32_at_least(torch.zeros(2, dtype=getattr(torch, given))).dtype == getattr(torch, kept)
+    assert at_least_float32(torch.zeros(2, dtype=getattr(torch, given))).dtype == getattr(torch, kept)
 
 
 @pytest.mark.parametrize("name", ["supcon", "triplet"])
