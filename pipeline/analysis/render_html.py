@@ -1,4 +1,4 @@
-"""A table as HTML: a fragment for the report, or a page of its own without any outside reference."""
+"""A table as an HTML page of its own without any outside reference, and the templates that the report fills too."""
 
 from __future__ import annotations
 
@@ -21,11 +21,6 @@ _ENVIRONMENT = jinja2.Environment(
 def render_html(result: TableResult) -> str:
     """A self-contained page with one table."""
     return render_template("table_page.html.j2", grid=lay_out(result), study=result.study)
-
-
-def render_html_fragment(result: TableResult) -> str:
-    """The table alone, to stand inside a page that brings the style."""
-    return render_template("table.html.j2", grid=lay_out(result))
 
 
 def render_template(name: str, **values: Any) -> str:

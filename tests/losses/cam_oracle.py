@@ -12,7 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.batch import LossInputs
+
 B, C, H, W, K = 4, 5, 3, 4, 6
+FLAT = ("zeros", "constant", "one_constant_image", "one_pixel")
+LAM_B = torch.tensor([0.0, 0.25, 0.5, 1.0], dtype=torch.float64)
+OTHER_B = torch.tensor([5, 0, 1, 2])
 
 
 def example(batch: int = B, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -80,4 +85,26 @@ def flat_example(content: str) -> tuple[Tensor, Tensor, Tensor]:
     return feature_map_BCHW.requires_grad_(), weight_KC.requires_grad_(), label_B
 
 
-FLAT = ("zeros", "constant", "one_constant_image", "one_pixel")
+def agnostic(feature_map_BCHW: np.ndarray, kind: str) -> np.ndarray:
+    """The class-agnostic map as plain loops."""
+    changed_BCHW = {"sum": feature_map_BCHW, "abs": np.abs(feature_map_BCHW) / C, "energy": feature_map_BCHW**2}[kind]
+    return loops(changed_BCHW, np.ones((B, C)))
+
+
+def each(feature_map_BCHW: Tensor, weight_BC: np.ndarray, kind: str = "sum") -> np.ndarray:
+    """loss_B: the l1 distance of the scaled class-agnostic map and the scaled map with these channel weights, image by image."""
+    maps = agnostic(feature_map_BCHW.numpy(), kind), loops(feature_map_BCHW.numpy(), weight_BC)
+    return np.array([distance(normalized(a, "min_max"), normalized(b, "min_max"), "l1", "mean") for a, b in zip(*maps, strict=True)])
+
+
+def shares_by_hand(kind: str, inputs: LossInputs, top_k: int) -> np.ndarray:
+    """share_BK of a target, an image at a time."""
+    share_BK = np.zeros((B, K))
+    for b, scores_K in enumerate(inputs.logits_BK.detach().numpy()):
+        label, other = int(inputs.target.label_B[b]), None if inputs.target.other_B is None else int(inputs.target.other_B[b])
+        lam = float(np.broadcast_to(np.asarray(inputs.target.lam), (B,))[b])
+        present = {label} if other is None or lam == 1 else {other} if lam == 0 else {label, other}
+        highest = sorted(range(K), key=lambda k: -scores_K[k])
+        chosen = {"predicted": highest[:1], "top_k": highest[:top_k], "multi_label": sorted(present)}[kind]
+        share_BK[b, chosen] = 1 / len(chosen)
+    return share_BK
