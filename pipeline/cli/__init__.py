@@ -1,0 +1,17 @@
+"""The `ablate` command; each module here holds the commands of one kind."""
+
+from __future__ import annotations
+
+from pipeline.cli import environment, mlflow, run, tables, trials  # each registers its commands with the app
+from pipeline.cli.app import app
+from pipeline.stage import stage
+from pipeline.study.project import enter_root
+
+__all__ = ["app", "environment", "main", "mlflow", "run", "tables", "trials"]
+
+
+def main() -> None:
+    """Entry point: errors become messages and exit statuses, see `pipeline.stage`."""
+    with stage():
+        enter_root()
+        app()
