@@ -8,7 +8,8 @@ PipelineError
 ├── ClusterError                 Ray cannot be reached or cannot offer what is asked      exit status 2
 ├── IncompatibleError            two methods exclude each other: the cell is skipped
 └── TrialError                   one trial is at fault, the study goes on                 exit status 1
-    └── DivergedError            the loss stopped being finite: final, never retried
+    ├── DivergedError            the loss stopped being finite: final, never retried
+    └── PrunedError              a search gave the trial up: stored as pruned, with the epochs it had
 """
 
 from __future__ import annotations
@@ -73,6 +74,10 @@ class DivergedError(TrialError):
 
     def __reduce__(self) -> tuple[type[DivergedError], tuple[int, int, float]]:
         return type(self), (self.step, self.epoch, self.value)
+
+
+class PrunedError(TrialError):
+    """A search gave the trial up after some of its epochs; raised by whoever listens to its epochs."""
 
 
 def counted(number: int, singular: str, plural: str = "") -> str:

@@ -23,6 +23,19 @@ class Resources(Strict):
     cpus_per_trial: int = Field(default=1, ge=1, description="CPU threads of a trial. More than 1 may change the last bits of a metric.")
     gpus_per_trial: float = Field(default=1.0, gt=0, description="Share of a GPU a trial gets when the device is cuda.")
     max_concurrent: int | None = Field(default=None, ge=1, description="Most trials at a time; null: as many as fit.")
+    max_attempts: int = Field(
+        default=3, ge=1, description="Starts of a trial in one run when its worker is lost or memory runs out; then given up."
+    )
+
+
+class SearchParams(Strict):
+    """Where a hyperparameter search keeps its points."""
+
+    storage: str = Field(
+        default="sqlite:///search.db",
+        min_length=1,
+        description="Optuna RDB storage: sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME.",
+    )
 
 
 class Tracking(Strict):
@@ -37,6 +50,10 @@ class StoreParams(Strict):
 
     url: str = Field(default="store", min_length=1, description="Folder or object-store URL; may be shared by studies and machines.")
     weights: Literal["none", "last", "best"] = Field(default="none", description="Which weights of a trial are kept.")
+    checkpoint_s: float | None = Field(
+        default=120.0, gt=0, description="Seconds between checkpoints of a running trial; null: none, a lost trial begins anew."
+    )
+    lease_s: float = Field(default=60.0, ge=1, description="Seconds without a sign of life after which another run takes a trial over.")
 
 
 class DataParams(Strict):
@@ -56,6 +73,7 @@ class Params(Strict):
     resources: Resources = Resources()
     tracking: Tracking = Tracking()
     store: StoreParams = StoreParams()
+    search: SearchParams = SearchParams()
     data: DataParams = DataParams()
 
 
