@@ -13,15 +13,20 @@ from pipeline.cli.app import JsonOption, StudyOption, app, load, note, print_jso
 from pipeline.errors import PipelineError, counted
 
 
-@app.command(epilog="Example:  ablate doctor")
-def doctor(study: StudyOption = None) -> None:
-    """Look at this environment, the study, the data and the store, and say what is wrong."""
+@app.command(epilog="Examples:  ablate doctor · ablate doctor --repair")
+def doctor(
+    study: StudyOption = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put the store right: damaged files go to quarantine/, what crashed runs left is removed.")
+    ] = False,
+) -> None:
+    """Look at this environment, the study, the data and every file of the store, and say what is wrong."""
     from pipeline.orchestration.doctor import examine
 
     problems = 0
-    for fine, line in examine(study):
-        say(("ok     " if fine else "wrong  ") + line)
-        problems += not fine
+    for word, line in examine(study, repair=repair):
+        say(f"{word:<7}{line}")
+        problems += word == "wrong"
     if problems:
         raise typer.Exit(2)
 

@@ -12,13 +12,15 @@ SCHEMA_VERSION = 1
 STATES = ("planned", "running", "complete", "failed", "pruned", "skipped")
 PANEL = "panel_"  # prefix of the columns that only pictures need
 FINAL_FAILURES = ("diverged",)  # kinds of failure that the same trial would meet again: a result, never retried
+BUG = "error"  # a method's code raised: the same code would again, unless its surroundings were mended
 
 
 class Record(dict[str, Any]):
     """The finished row of one trial: a flat dictionary, with `history` holding one row an epoch and `panel` what pictures are drawn from.
 
     Keys carry their origin: `metric_*` (fractions in [0, 1], losses in nats), `seed_*`, `time_*_s`, `mem_peak_bytes`, `env_*`;
-    `state` is complete or failed, `failure` is '', 'diverged' (final) or 'error' (tried again), `reason` is one line for people.
+    `state` is complete, pruned or failed; `failure` is '', 'diverged' (final), 'error' (a bug: run again when asked to), or
+    'out_of_memory', 'device' or 'lost' (tried again by the next run); `reason` is one line for people.
 
     Args:
         row: the flat dictionary.
@@ -35,6 +37,11 @@ class Record(dict[str, Any]):
     def is_final(self) -> bool:
         """Whether running the same trial again can only give the same outcome."""
         return self["state"] == "complete" or (self["state"] == "failed" and self.get("failure") in FINAL_FAILURES)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether a run leaves the trial alone unless it is asked for: final, or failed by a bug."""
+        return self.is_final or (self["state"] == "failed" and self.get("failure") == BUG)
 
     def check(self) -> None:
         """Refuse a record that contradicts itself.

@@ -349,13 +349,13 @@ def test_planning_again_builds_no_network(project: Project, monkeypatch: pytest.
     built: list[str] = []
     create = models.create
     monkeypatch.setattr(models, "create", lambda name, **options: built.append(name) or create(name, **options))
-    first = project.ablate("plan", "--json")
+    first = project.ablate("plan", "--json", "--no-probe")
     assert set(built) == {"resnet8"}
     built.clear()
-    assert project.ablate("plan", "--json") == first
+    assert project.ablate("plan", "--json", "--no-probe") == first
     assert built == []
-    monkeypatch.setattr(planning, "_code_key", lambda config: "0123456789abcdef")
-    project.ablate("plan", "--json")
+    monkeypatch.setattr(planning, "code_key_of", lambda config: "0123456789abcdef")
+    project.ablate("plan", "--json", "--no-probe")
     assert set(built) == {"resnet8"}
 
 

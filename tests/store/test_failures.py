@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pipeline.errors import StoreError
+from pipeline.store.checkpoints import CheckpointFiles
+from pipeline.store.claims import Claims
+from pipeline.store.repair import examine
 from pipeline.store.trial_store import FAN_IN, RECORDS, TrialStore
 
 if TYPE_CHECKING:
@@ -87,7 +90,7 @@ def test_a_place_that_can_only_be_read(make_record: MakeRecord, monkeypatch: pyt
     def refuse(path: str, payload: bytes) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr(store.fs, "pipe_file", refuse)
+    monkeypatch.setattr(store.files.fs, "pipe_file", refuse)
     with pytest.raises(StoreError, match=rf"cannot be written: NotImplementedError\. {NEXT_STEP}"):
         store.append([make_record()])
 
@@ -133,10 +136,17 @@ def test_a_full_disk(tmp_path: Path, make_record: MakeRecord) -> None:
             fill()
         assert stored >= 3
         assert set(TrialStore(disk).records()) == {f"t{number}" for number in range(stored)}
-        with pytest.raises(StoreError, match=NEXT_STEP):
-            store.check_writable()
+        checkpoints, claims = CheckpointFiles(store, "t", None), Claims(store, "me", 60.0)
+        for act in (store.check_writable, lambda: checkpoints.save(b"x" * 4096), lambda: claims.take("t")):
+            with pytest.raises(StoreError, match=NEXT_STEP):
+                act()
+        assert {path.name.split(".", 1)[1] for path in disk.rglob("*") if path.is_file()} == {"records.parquet", "history.parquet"}
+        assert len(list(disk.glob("segments/*"))) == 2 * stored
+        assert examine(store) == []
         subprocess.run(["mount", "-o", "remount,size=1m", str(disk)], check=True)
         store.append([make_record("later")])
+        checkpoints.save(b"x" * 4096)
+        assert claims.take("t")
         assert len(TrialStore(disk).records()) == stored + 1
     finally:
         subprocess.run(["umount", str(disk)], check=True)
@@ -196,7 +206,10 @@ def test_a_damaged_segment(tmp_path: Path, make_record: MakeRecord, damage: str,
     message = str(caught.value)
     assert f"{victim.name} cannot be read" in message
     name = victim.name.split(".", 1)[0]
-    assert f"move {name}.*.parquet away and run again: only the trials in them are trained anew" in message
+    assert (
+        f"let `ablate doctor --repair` move {name}.*.parquet away to quarantine/ and run again: only the trials in them are trained anew"
+        in message
+    )
     for path in victim.parent.glob(f"{name}.*.parquet"):
         path.unlink()
     remaining = TrialStore(tmp_path / "store")
@@ -209,7 +222,7 @@ def test_a_lost_history(tmp_path: Path, make_record: MakeRecord) -> None:
     TrialStore(tmp_path).append([make_record("a")])
     next((tmp_path / "segments").glob("*.history.parquet")).unlink()
     assert set(TrialStore(tmp_path).records()) == {"a"}
-    with pytest.raises(StoreError, match=r"history\.parquet is missing\. Bring it back from a copy, or move"):
+    with pytest.raises(StoreError, match=r"history\.parquet is missing\. Bring it back from a copy, or let `ablate doctor --repair` move"):
         TrialStore(tmp_path).history("a")
 
 

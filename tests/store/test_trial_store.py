@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import secrets
 import threading
@@ -141,7 +142,7 @@ def test_appending_changes_no_file(tmp_path: Path, make_record: MakeRecord) -> N
 @pytest.mark.parametrize("epochs", [1, 40])
 def test_merging_bounds_the_number_of_files(tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
     """600 trials, one append each, end in a few files however many epochs they have, and every one of them is still there."""
-    monkeypatch.setattr(trial_store.os, "fsync", lambda descriptor: None)  # 1,200 of them are slow and prove nothing here
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # 1,200 of them are slow and prove nothing here
     store = TrialStore(tmp_path)
     most = 0
     for number in range(600):
@@ -207,7 +208,7 @@ def test_history_without_records_counts_for_nothing(tmp_path: Path, make_record:
 
 def test_readers_and_a_writer_beside_merging(tmp_path: Path, make_record: MakeRecord, monkeypatch: pytest.MonkeyPatch) -> None:
     """While two others merge, every reader sees every trial stored before it looked, each with its whole history."""
-    monkeypatch.setattr(trial_store.os, "fsync", lambda descriptor: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
     TrialStore(tmp_path).append([make_record("t0", epochs=2)])
     stored, stop, problems = [1], threading.Event(), []
 
