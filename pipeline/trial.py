@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.data.image_data import ImageData
-from pipeline.errors import DivergedError
+from pipeline.errors import DivergedError, PrunedError
 from pipeline.store.records import Record
 from pipeline.study.plugins import import_plugins
 from pipeline.study.spec import TrialSpec
 from pipeline.tasks.classification import derived_seeds, train_classifier
+from pipeline.training.checkpoint import Checkpoints, Snapshots, UnusableError
 from pipeline.training.loop import Fit, autocast_for
 from pipeline.training.panel import panel_of
 
@@ -35,7 +36,11 @@ class Sink(Protocol):
     weights: str
 
     def epoch(self, row: dict[str, Any]) -> None:
-        """One finished row of the history."""
+        """One finished row of the history; those before the checkpoint that a trial was continued from were told already.
+
+        Raises:
+            PrunedError: the trial is to be given up.
+        """
 
     def save_weights(self, state: dict[str, Tensor]) -> None:
         """The weights asked for, on the CPU, once at the end."""
@@ -53,7 +58,14 @@ class NullSink:
         """Ignore."""
 
 
-def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = "cpu", sink: Sink | None = None) -> Record:
+def run_trial(
+    spec: TrialSpec,
+    *,
+    data: ImageData,
+    device: str | torch.device = "cpu",
+    sink: Sink | None = None,
+    checkpoints: Checkpoints | None = None,
+) -> Record:
     """Train and evaluate one trial. The same specification and data give the same metrics, bit for bit, on one kind of CPU.
 
     Args:
@@ -61,9 +73,13 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
         data: its prepared dataset.
         device: torch device.
         sink: told of each epoch while it runs; None: nobody is.
+        checkpoints: where the running trial is saved, and continued from if it was; None: nowhere. One that cannot be used is left
+            alone, and the trial starts anew.
 
     Returns:
-        Record with state 'complete', or 'failed' with reason and step when the loss stopped being finite.
+        Record with state 'complete'; 'failed' with reason and step when the loss stopped being finite; or 'pruned' with what was
+        measured until then when the sink gave the trial up. `resumed` tells how often it was continued, `checkpoint_refused` why a
+        checkpoint was not used, if so. Times and peak memory are those of all its processes, up to their last checkpoints.
 
     Raises:
         ConfigError: a plugin of the specification cannot be imported.
@@ -71,9 +87,8 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
     """
     import_plugins(spec.plugins)
     device, sink = torch.device(device), sink or NullSink()
-    started = time.perf_counter()
     devices = [device] if device.type == "cuda" else []
-    reset_peak_memory(device)
+    costs = Costs(device)
     if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     row: dict[str, Any] = {
@@ -86,18 +101,29 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
         **derived_seeds(spec),
         **environment(device),
     }
-    history: list[dict[str, Any]] = []
     panel: dict[str, Any] = {}
+    snapshots = None if checkpoints is None else Snapshots(checkpoints, spec.trial_id, device)
+    if snapshots is not None:
+        snapshots.keep(costs=costs)
+    fitted = Fit()
 
-    def on_epoch(epoch_row: dict[str, Any]) -> None:
-        history.append(epoch_row)
-        sink.epoch(epoch_row)
+    def train() -> nn.Module:
+        nonlocal fitted
+        keep_best = sink.weights == "best"
+        try:
+            return train_classifier(spec, data, device, sink.epoch, result=fitted, keep_best=keep_best, snapshots=snapshots)
+        except UnusableError as error:
+            assert snapshots is not None
+            snapshots.refused, fitted = str(error), Fit()
+        return train()  # out here, where the traceback no longer holds the first network; no checkpoint is looked at any more
 
     with torch.random.fork_rng(devices=devices):
         try:
-            model, fitted = train_classifier(spec, data, device, on_epoch, keep_best=sink.weights == "best")
+            model = train()
         except DivergedError as error:
             row |= {"state": "failed", "reason": str(error), "failure": "diverged"}
+        except PrunedError as error:
+            row |= {"state": "pruned", "reason": str(error)} | summarise(fitted)
         else:
             row |= summarise(fitted)
             last = model.plain_state_dict()
@@ -105,13 +131,13 @@ def run_trial(spec: TrialSpec, *, data: ImageData, device: str | torch.device = 
             if sink.weights != "none":
                 sink.save_weights(last if sink.weights == "last" else fitted.best_state or last)
             panel = panel_of(model, data, device, autocast_for(spec.settings.precision, device))
-    row["time_total_s"] = time.perf_counter() - started
-    row["mem_peak_bytes"] = peak_memory(device)
-    return Record(row, history=history, panel=panel)
+    row |= {"resumed": fitted.resumed, "checkpoint_refused": "" if snapshots is None else snapshots.refused}
+    row |= {"time_total_s": costs.total_s, "mem_peak_bytes": costs.peak_bytes}
+    return Record(row, history=fitted.history, panel=panel)
 
 
 def summarise(fitted: Fit) -> dict[str, Any]:
-    """Metrics of a finished training run under each selection rule.
+    """Metrics of a training run under each selection rule; of one that was given up, those that it has.
 
     `_last`: after the last epoch; `_best_val`: at the epoch with the best validation accuracy; `_best_test`: at the epoch with the
     best test accuracy, which no honest protocol selects by, kept for comparison with papers that did. Metrics that are measured
@@ -165,6 +191,34 @@ def environment(device: torch.device) -> dict[str, Any]:
         "env_host": platform.node(),
         "env_threads": torch.get_num_threads(),
     }
+
+
+class Costs:
+    """Time and memory of a trial, from now on; with those of its processes before, once their state is loaded."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._started, self._peak_before = device, time.perf_counter(), 0
+        reset_peak_memory(device)
+
+    @property
+    def total_s(self) -> float:
+        """Seconds so far, everything included."""
+        return time.perf_counter() - self._started
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most that was held so far; see `peak_memory`."""
+        peak = peak_memory(self._device)
+        return None if peak is None else max(peak, self._peak_before)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Both numbers."""
+        return {"total_s": self.total_s, "peak_bytes": self.peak_bytes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from both numbers."""
+        self._started -= state["total_s"]
+        self._peak_before = state["peak_bytes"] or 0
 
 
 def reset_peak_memory(device: torch.device) -> None:

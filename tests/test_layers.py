@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "pipeline"
 LAYERS = {
-    "errors": 0, "registry": 0, "seeds": 0, "batch": 0, "stage": 0, "metric_names": 0, "maps": 1,
+    "errors": 0, "registry": 0, "seeds": 0, "batch": 0, "stage": 0, "metric_names": 0, "maps": 1, "stateful": 1,
     "study": 1, "store": 1,
     "data": 2, "models": 2, "losses": 2, "regularizers": 2,
     "training": 3, "tasks": 3,

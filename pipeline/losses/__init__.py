@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.registry import Registry
+from pipeline.stateful import Stateful
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -20,8 +21,11 @@ registry: Registry[Callable[..., Any]] = Registry("loss", __name__)
 register = registry.register
 
 
-class Loss:
+class Loss(Stateful):
     """One term of the training loss; override what it needs.
+
+    What it gathers while training (a step counter, running centers, parameters) belongs into attributes, where a checkpoint finds it;
+    `Stateful` says which kinds of values are kept.
 
     Attributes:
         trains_classifier: the term by itself teaches the classifier to classify; a trial needs one that does.

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.registry import Registry
+from pipeline.stateful import Stateful
 
 if TYPE_CHECKING:
     import torch
@@ -21,8 +22,11 @@ registry: Registry[Callable[..., Any]] = Registry("regularizer", __name__)
 register = registry.register
 
 
-class Regularizer:
+class Regularizer(Stateful):
     """What a regularizer may do; override what it needs.
+
+    What it gathers while training belongs into attributes, where a checkpoint finds it; `Stateful` says which kinds of values are
+    kept. The generator that it is given is kept anyway.
 
     Attributes:
         mixes_labels: the batch's labels become mixtures of two classes; at most one such regularizer fits into a trial.

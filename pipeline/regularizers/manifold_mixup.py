@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,11 +72,22 @@ class ManifoldMixup(Regularizer):
 
     def _draw_stage(self, generator: torch.Generator) -> int | None:
         """Position in `stages`, or None for the images, each equally likely."""
-        if self._places is None or generator is not self._given:
-            self._given = generator
+        if self._places is None or (self._given is not None and self._given is not generator):
             self._places = torch.Generator().manual_seed(derive("regularizer", generator.initial_seed(), "place of manifold mixup"))
+        self._given = generator
         place = int(torch.randint(len(self.stages) + self.images, (), generator=self._places))
         return place if place < len(self.stages) else None
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator of the places; all else is drawn anew for each batch."""
+        return {"places": None if self._places is None else self._places.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on drawing places, with whatever generator comes next."""
+        self._given, self._places = None, None
+        if state["places"] is not None:
+            self._places = torch.Generator()
+            self._places.set_state(state["places"])
 
     def _mix(self, map_BCHW: Tensor) -> Tensor:
         assert self._lam is not None

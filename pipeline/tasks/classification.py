@@ -12,6 +12,7 @@ from pipeline import models, regularizers
 from pipeline.data.image_data import ImageData
 from pipeline.seeds import derive
 from pipeline.study.spec import TrialSpec
+from pipeline.training.checkpoint import Snapshots
 from pipeline.training.loop import Fit, fit
 from pipeline.training.objective import Objective
 
@@ -24,9 +25,16 @@ def derived_seeds(spec: TrialSpec) -> dict[str, int]:
 
 
 def train_classifier(
-    spec: TrialSpec, data: ImageData, device: torch.device, on_epoch: Callable[[dict[str, Any]], None], *, keep_best: bool = False
-) -> tuple[nn.Module, Fit]:
-    """Build the network of a trial and train it; all randomness comes from the derived seeds.
+    spec: TrialSpec,
+    data: ImageData,
+    device: torch.device,
+    on_epoch: Callable[[dict[str, Any]], None],
+    *,
+    result: Fit,
+    keep_best: bool = False,
+    snapshots: Snapshots | None = None,
+) -> nn.Module:
+    """Build the network of a trial and train it; all randomness comes from the derived seeds. See `fit` for the arguments.
 
     The caller isolates torch's global generators: weights are drawn from them, and so is dropout.
     """
@@ -54,5 +62,7 @@ def train_classifier(
         order=torch.Generator().manual_seed(seeds["seed_order"]),
         augment=torch.Generator(device).manual_seed(seeds["seed_augment"]),
         on_epoch=on_epoch,
+        result=result,
         keep_best=keep_best,
+        snapshots=snapshots,
     )

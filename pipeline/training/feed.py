@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,6 +84,8 @@ class TrainFeed(SplitFeed):
         # A last, smaller batch is dropped so that every step weighs the same; a split smaller than one batch is one batch.
         self.batch_size = min(batch_size, len(self))
         self.augment, self.order, self.augment_rng = augment, order, augment_rng
+        self._order_at_start = order.get_state()  # of the epoch
+        self._taken = self._to_skip = 0  # batches of the epoch
 
     @property
     def steps_per_epoch(self) -> int:
@@ -90,11 +93,16 @@ class TrainFeed(SplitFeed):
         return len(self) // self.batch_size
 
     def epoch(self, regularizers: Sequence[tuple[Regularizer, torch.Generator]] = ()) -> Iterator[Batch]:
-        """The batches of one epoch in a fresh order: crop and flip, the regularizers' pixels, normalisation, the regularizers' batch."""
+        """The batches of one epoch in a fresh order: crop and flip, the regularizers' pixels, normalisation, the regularizers' batch.
+
+        After `load_state_dict`, the batches that were still to come.
+        """
+        self._taken, self._to_skip = self._to_skip, 0
+        self._order_at_start = self.order.get_state()
         order_N = torch.randperm(len(self), generator=self.order)
         if self.image_NHWC.device.type == "cuda":
             order_N = order_N.to(self.device)
-        for step in range(self.steps_per_epoch):
+        for step in range(self._taken, self.steps_per_epoch):
             index_B = order_N[step * self.batch_size : (step + 1) * self.batch_size]
             image_BHWC = crop_flip(
                 self.images(index_B), padding=self.augment.crop_padding, flip=self.augment.flip, generator=self.augment_rng
@@ -104,4 +112,15 @@ class TrainFeed(SplitFeed):
             batch = Batch(self.normalise(image_BHWC), Target(self.label_N[index_B.to(self.device)]))
             for regularizer, generator in regularizers:
                 batch = regularizer.on_batch(batch, generator)
+            self._taken = step + 1
             yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where in an epoch the feed stands, for whoever holds its last batch: no draw of a later one has been made."""
+        return {"order": self._order_at_start, "augment": self.augment_rng.get_state(), "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The next epoch is the rest of the one that the state was taken of; regularizers' generators are not the feed's."""
+        self.order.set_state(state["order"])
+        self.augment_rng.set_state(state["augment"])
+        self._to_skip = state["taken"]

@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from pipeline import losses
 from pipeline.batch import LossInputs
+from pipeline.stateful import Stateful
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(Stateful):
     """One weighted term of the loss.
 
     Attributes:
@@ -37,7 +38,7 @@ class Term:
         return self.weight * (passed / self.ramp_epochs if passed < self.ramp_epochs else 1.0)
 
 
-class Objective:
+class Objective(Stateful):
     """`total = sum over active terms of weight_at(epoch) * term`.
 
     Args:

@@ -19,6 +19,7 @@ from pipeline.study.spec import TrialSpec
 from pipeline.training.loop import autocast_for, losses_of
 from pipeline.training.objective import Objective
 from pipeline.trial import run_trial
+from tests.training.interruptions import numbers, run_interrupted
 
 TESTS = Path(__file__).parents[1]
 REGULARIZERS: dict[str, list[dict[str, Any]]] = {"none": [], **{name: [{"name": name}] for name in regularizers.names()}}
@@ -72,6 +73,19 @@ def test_each_regularizer_changes_training(one_batch: ImageData, make_spec: Call
         for components in ([], REGULARIZERS[regularizer])
     }
     assert len(digests) == 2
+
+
+METHODS = [("loss", name) for name in losses.names()] + [("regularizer", name) for name in regularizers.names()]
+
+
+@pytest.mark.parametrize(("kind", "name"), METHODS, ids=str)
+def test_what_a_method_keeps_survives_an_interruption(
+    one_batch: ImageData, make_spec: Callable[..., TrialSpec], kind: str, name: str
+) -> None:
+    """Saved in the midst of an epoch and continued, a trial with any method ends with the same bytes: all of its state is saved."""
+    chosen = {"loss": terms(name)} if kind == "loss" else {"regularizers": REGULARIZERS[name]}
+    spec = make_spec(epochs=3, batch_size=4, digest=one_batch.digest, **chosen)
+    assert numbers(run_interrupted(spec, one_batch, 6, lost=1)) == numbers(run_trial(spec, data=one_batch))
 
 
 @pytest.mark.parametrize("loss", losses.names())

@@ -57,6 +57,29 @@ def test_the_last_smaller_batch_is_dropped(tiny_data: ImageData, batch_size: int
     assert all(batch.target.other_B is None and batch.target.smoothing == 0 for batch in batches)
 
 
+@pytest.mark.parametrize("taken", [1, 3, 6])
+def test_a_feed_goes_on_where_another_one_stood(tiny_data: ImageData, taken: int) -> None:
+    """From the state in the midst or at the end of the second epoch come the batches that were left, and then the third epoch."""
+    crop = Augment(crop_padding=2, flip=True)
+    feed, other = train_feed(tiny_data, augment=crop), train_feed(tiny_data, augment=crop, order=8, augment_rng=9)
+    list(feed.epoch())
+    epoch = feed.epoch()
+    for _ in range(taken):
+        next(epoch)
+    other.load_state_dict(feed.state_dict())
+    for left, expected in ((other.epoch(), epoch), (other.epoch(), feed.epoch())):
+        pairs = list(zip(left, expected, strict=True))
+        assert all(torch.equal(ours.image_BCHW, theirs.image_BCHW) for ours, theirs in pairs)
+        assert all(torch.equal(ours.target.label_B, theirs.target.label_B) for ours, theirs in pairs)
+
+
+def test_an_epoch_that_is_left_early_shifts_nothing(tiny_data: ImageData) -> None:
+    """After a few batches of an epoch the next one has all of its batches again."""
+    feed = train_feed(tiny_data)
+    next(feed.epoch())
+    assert len(list(feed.epoch())) == feed.steps_per_epoch
+
+
 def test_an_epoch_shows_each_image_once_with_its_label(tiny_data: ImageData) -> None:
     """One epoch is a permutation of the training images, each beside its own label; the next epoch is another permutation."""
     feed = train_feed(tiny_data, batch_size=16)

@@ -29,7 +29,8 @@ def train(net: nn.Module, data: ImageData, *, keep_best: bool = False, **changes
     fields: dict[str, Any] = {"epochs": 3, "batch_size": 16, "optimizer": Optimizer(lr=0.1)}
     settings = TrialConfig(dataset={"name": "corners"}, backbone={"name": "resnet8"}, **(fields | changes))
     order, augment = (torch.Generator().manual_seed(seed) for seed in (1, 2))
-    return fit(
+    result = Fit()
+    kept = fit(
         net,
         data,
         settings,
@@ -39,8 +40,10 @@ def train(net: nn.Module, data: ImageData, *, keep_best: bool = False, **changes
         order=order,
         augment=augment,
         on_epoch=lambda row: None,
+        result=result,
         keep_best=keep_best,
     )
+    return kept, result
 
 
 @pytest.mark.parametrize("loss", [{"ce": {}}, {"ce": {}, "cam": {"start_epoch": 2}}], ids=["ce", "cam"])
@@ -86,7 +89,8 @@ def test_history_and_the_best_validation_epoch(tiny_data: ImageData, make_net: C
         augment=Augment(flip=True),
     )
     order, augment = (torch.Generator().manual_seed(seed) for seed in (1, 2))
-    _, fitted = fit(
+    fitted = Fit()
+    fit(
         make_net(),
         tiny_data,
         settings,
@@ -96,6 +100,7 @@ def test_history_and_the_best_validation_epoch(tiny_data: ImageData, make_net: C
         order=order,
         augment=augment,
         on_epoch=rows.append,
+        result=fitted,
         keep_best=True,
     )
     assert rows == fitted.history
