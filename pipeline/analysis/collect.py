@@ -15,7 +15,7 @@ from pipeline.store.records import SCHEMA_VERSION, Record, panel_types, rows_to_
 from pipeline.store.trial_store import TrialStore
 
 FIRST = ("trial_id", "cell_id", "name", "state", "reason", "failure", "attempt", "schema_version")
-NOT_TABULAR = ("traceback", "spec", "segment")
+NOT_TABULAR = ("traceback", "spec", "code", "adopted_checked", "segment")
 
 
 @dataclass(frozen=True)

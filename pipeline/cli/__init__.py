@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pipeline.cli import environment, mlflow, run, tables, trials  # each registers its commands with the app
+from pipeline.cli import environment, mlflow, run, search, tables, trials  # each registers its commands with the app
 from pipeline.cli.app import app
 from pipeline.stage import stage
 from pipeline.study.project import enter_root
 
-__all__ = ["app", "environment", "main", "mlflow", "run", "tables", "trials"]
+__all__ = ["app", "environment", "main", "mlflow", "run", "search", "tables", "trials"]
 
 
 def main() -> None:

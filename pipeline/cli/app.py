@@ -50,13 +50,13 @@ def planned(study: str | None) -> tuple[Plan, dict[str, Record], Params]:
     return make_plan(file, params), TrialStore(absolute_url(params.store.url)).records(), params
 
 
-def find(known: dict[str, Any], prefix: str) -> str:
+def find(known: dict[str, Any], prefix: str, where: str = "the plan") -> str:
     matches = [trial_id for trial_id in known if trial_id.startswith(prefix)]
     if len(matches) == 1:
         return matches[0]
     if matches:
         raise PipelineError(f"{prefix!r} is the beginning of {len(matches)} trial ids: {', '.join(matches[:5])}. Give more digits.")
-    raise UnknownNameError("trial", prefix, list(known)[:10], where="the plan", next_step="`ablate trials` lists them all.")
+    raise UnknownNameError("trial", prefix, list(known)[:10], where=where, next_step="`ablate trials` lists them all.")
 
 
 def print_json(value: Any) -> None:

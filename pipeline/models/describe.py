@@ -14,7 +14,6 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from pipeline import models
 from pipeline.errors import IncompatibleError, UnknownNameError
@@ -71,6 +70,8 @@ def describe(name: str, *, size: int = 32, in_channels: int = 3, num_classes: in
         UnknownNameError: nobody registered the name.
         ConfigError: an option or number that it does not allow, or its library is not installed.
     """
+    from torch.utils.flop_counter import FlopCounterMode  # brings Triton, which planning can do without
+
     entry = models.registry.get(name)
     reason = models.unsupported().get(name, "")
     if reason:

@@ -1,4 +1,4 @@
-"""Answers about a study: why a trial is what it is, what is stored now, whether published cells still hold."""
+"""Answers about a study: what is stored now, whether published cells still hold, what a study file may say."""
 
 from __future__ import annotations
 
@@ -13,49 +13,18 @@ from typing import Any
 from pipeline import data, losses, models, regularizers
 from pipeline.analysis.collect import Results, collect, read_run_ids
 from pipeline.errors import ConfigError
-from pipeline.orchestration.planning import Plan, PlannedTrial, write_plan
-from pipeline.orchestration.run import view_of
+from pipeline.orchestration.driver import view_of
+from pipeline.orchestration.planning import Plan, write_plan
 from pipeline.orchestration.tracking import open_tracker
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import Study
-from pipeline.study.identity import identity_parts
 from pipeline.study.params import Params
 from pipeline.study.project import OUTCOMES, TABLES, absolute_url
 from pipeline.study.trial_config import TrialConfig
 from pipeline.study.validate import options_schema, schema_of
 
 RELATIVE = 1e-12  # JSON carries every digit of a double
-
-
-def explain(trial: PlannedTrial, records: Mapping[str, Record]) -> dict[str, Any]:
-    """Identity of a trial, and for one that is not stored the nearest stored trial with the fields that differ."""
-    spec = trial.spec
-    mine = {**identity_parts(spec.config, spec.data_digest, spec.code_key, spec.upstream), "seed": spec.seed}
-    record = records.get(spec.trial_id)
-    nearest = None
-    if record is None:
-        distances = []
-        for other in records.values():
-            if "spec" in other:
-                stored = json.loads(other["spec"])
-                theirs = {
-                    **identity_parts(stored["config"], stored["data_digest"], stored["code_key"], stored["upstream"]),
-                    "seed": stored["seed"],
-                }
-                distances.append((_differences(_flat(mine), _flat(theirs)), other["trial_id"]))
-        if distances:
-            differs, trial_id = min(distances, key=lambda pair: (len(pair[0]), "seed" not in pair[0], pair[1]))
-            nearest = {"trial_id": trial_id, "differs": differs}
-    state = trial.state if record is None else record["state"]
-    return {
-        "trial_id": spec.trial_id,
-        "name": trial.name,
-        "state": state,
-        "tables": list(trial.tables),
-        "identity": mine,
-        "nearest": nearest,
-    }
 
 
 def current_results(plan: Plan, params: Params) -> Results:
@@ -160,21 +129,6 @@ def study_schema() -> dict[str, Any]:
 
 def _known_runs() -> dict[str, str]:
     return read_run_ids(OUTCOMES) if OUTCOMES.exists() else {}
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
-        return {k: v for key, inner in value.items() for k, v in _flat(inner, f"{prefix}.{key}" if prefix else str(key)).items()}
-    if isinstance(value, list) and any(isinstance(item, dict) for item in value):
-        return {k: v for i, item in enumerate(value) for k, v in _flat(item, f"{prefix}[{i}]").items()}
-    return {prefix: value}
-
-
-def _differences(mine: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
-    keys = [*mine, *(key for key in theirs if key not in mine)]
-    return {
-        key: (mine.get(key, "absent"), theirs.get(key, "absent")) for key in keys if mine.get(key, "absent") != theirs.get(key, "absent")
-    }
 
 
 def _equal(a: Any, b: Any) -> bool:

@@ -8,8 +8,6 @@ the same parts, the same shape of the data, the same code and the same versions 
 from __future__ import annotations
 
 import functools
-import json
-import uuid
 import warnings
 from importlib import metadata
 from pathlib import Path
@@ -21,12 +19,12 @@ from pipeline import losses, models, regularizers
 from pipeline.errors import ConfigError, IncompatibleError
 from pipeline.models.backbone import Backbone
 from pipeline.models.weightless import Weightless
+from pipeline.orchestration.remembered import Remembered
 from pipeline.study.code_key import digest_of
 from pipeline.study.identity import digest
 from pipeline.study.resolve import TERM_DEFAULTS
 
 FILE = "fits.json"
-MOST = 5000  # answers kept, the newest
 LIBRARIES = ("torch", "torchvision", "timm", "torchdistill", "pytorch-metric-learning")
 ADMITTED = (224, 256, 299)  # sides of a square, in pixels, one of which any network takes
 
@@ -34,16 +32,12 @@ ADMITTED = (224, 256, 299)  # sides of a square, in pixels, one of which any net
 class Fits:
     """Answers of `why_unfit`, remembered in a file.
 
-    The file is a convenience: one that cannot be read, or not be written, is not used, and planning takes longer.
-
     Args:
         folder: folder of the prepared datasets.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / FILE
-        self._known = _read(self._path)
-        self._is_new = False
+        self._known = Remembered(folder / FILE, lambda answer: isinstance(answer, str))
 
     def why_unfit(self, config: dict[str, Any], manifest: dict[str, Any], code: str) -> str:
         """Why the parts of a trial do not fit together or to its dataset; '' when they do, or when nobody can tell.
@@ -65,20 +59,12 @@ class Fits:
         }
         key = digest([parts, code, *_surroundings()])
         if key not in self._known:
-            self._known[key], self._is_new = why_unfit(**parts), True
+            self._known[key] = why_unfit(**parts)
         return self._known[key]
 
     def save(self) -> None:
-        """Write what is new; the file is replaced as a whole, so that no reader sees half of it."""
-        if not self._is_new:
-            return
-        scratch = self._path.with_name(f".{FILE}-{uuid.uuid4().hex}")
-        try:
-            scratch.write_text(json.dumps(dict([*self._known.items()][-MOST:]), indent=0) + "\n", encoding="utf-8")
-            scratch.replace(self._path)
-        except OSError:
-            _remove(scratch)
-        self._is_new = False
+        """Write what is new."""
+        self._known.save()
 
 
 def why_unfit(
@@ -202,20 +188,3 @@ def _surroundings() -> tuple[str, ...]:
         except metadata.PackageNotFoundError:
             versions.append(f"no {library}")
     return (digest_of([__name__]), *versions)
-
-
-def _read(path: Path) -> dict[str, str]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(reason, str) for reason in content.values()):
-        return {}
-    return content
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError:
-        return

@@ -17,16 +17,17 @@ from pipeline.errors import ConfigError, DataError
 from pipeline.orchestration.fitting import Fits
 from pipeline.orchestration.plugin_data import is_stale
 from pipeline.store.records import Record
-from pipeline.study.code_key import code_key
+from pipeline.study.code_key import code_key, code_parts
 from pipeline.study.config import StudyFile
 from pipeline.study.design import Cell, TableDesign, expand, expand_datasets, level_label, loss_label, regularizers_label
-from pipeline.study.identity import canonical_json, make_spec
+from pipeline.study.identity import canonical_json, make_specs
 from pipeline.study.params import Params
 from pipeline.study.plugins import import_plugins, plugin_folders
 from pipeline.study.resolve import Vocabulary
 from pipeline.study.spec import TrialSpec
 
 COUNTS = ("new", "stored", "shared", "blocked", "failed")
+WAITS_FOR_SEARCH = "the table waits for the search; run `ablate search` (`dvc repro` does it before it plans)"
 
 
 @dataclass(frozen=True)
@@ -98,13 +99,18 @@ def vocabulary() -> Vocabulary:
 def make_plan(file: StudyFile, params: Params) -> Plan:
     """Expand a study into trials. Reads the manifests of prepared datasets; writes nothing but the answers that `fitting` remembers.
 
-    A trial of a dataset that is not prepared has no identity yet: it is counted as blocked, and nothing else is said of it.
+    A trial of a dataset that is not prepared has no identity yet, nor has one of a table that waits for the winners of a search: these
+    are counted as blocked, and nothing else is said of them.
 
     Raises:
         ConfigError: the study file is wrong, or a batch is larger than a prepared dataset's training split.
         DataError: a prepared dataset is damaged.
     """
-    designs = expand(file, vocabulary())
+    from pipeline.orchestration.search.winners import winners_of  # it plans the search by means of this module
+
+    tuned = any(table.tuned for table in file.study.tables.values())
+    winners = winners_of(file, params) if tuned else None
+    designs = expand(file, vocabulary(), winners)
     seeds = file.study.seed_indices(params.seeds)
     datasets = expand_datasets(file, data.registry)
     prepared = Path(params.data.prepared)
@@ -116,27 +122,31 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     tables, blocked = [], {}
     for design in designs:
         cells = []
+        if design.tuned and winners is None:
+            blocked[design.name] = [WAITS_FOR_SEARCH] * (len(design.cells) * len(seeds))
+            tables.append(_table_entry(design, cells, seeds))
+            continue
         for cell in design.cells:
             manifest = manifests[canonical_json(cell.config["dataset"])]
             if manifest is None:
                 reason = f"dataset {cell.config['dataset']['name']!r} is not prepared; `ablate run` and `dvc repro` prepare it"
                 blocked.setdefault(design.name, []).extend([reason] * len(seeds))
                 continue
-            _check_batch_size(cell.config, manifest)
-            key = _code_key(cell.config)
-            reason = _why_skipped(cell.config, manifest, key, fits)
+            check_batch_size(cell.config, manifest)
+            key = code_key_of(cell.config)
+            reason = why_skipped(cell.config, manifest, key, fits)
+            arm = cell.arm or arms.get(canonical_json(cell.config))
+            factors = _factors(cell.config, varied, arm)
             entries = []
-            for seed in seeds:
-                spec = make_spec(cell.config, seed, manifest["digest"], key, plugins=file.study.plugins)
+            for spec in make_specs(cell.config, seeds, manifest["digest"], key, plugins=file.study.plugins):
                 known = trials.get(spec.trial_id)
                 if known is None:
-                    arm = cell.arm or arms.get(canonical_json(cell.config))
-                    trial = PlannedTrial(spec, _name(cell, seed), (design.name,), arm, _factors(cell.config, varied, arm), reason)
+                    trial = PlannedTrial(spec, _name(cell, spec.seed), (design.name,), arm, factors, reason)
                 else:
                     tables_of = known.tables if design.name in known.tables else (*known.tables, design.name)
                     trial = PlannedTrial(known.spec, known.name, tables_of, known.arm, known.factors, known.reason)
                 trials[spec.trial_id] = trial
-                entries.append({"seed": seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
+                entries.append({"seed": spec.seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
             cells.append(_cell_entry(cell, spec.cell_id, entries))
         tables.append(_table_entry(design, cells, seeds))
     fits.save()
@@ -161,7 +171,7 @@ def count(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
                 continue
             if trial_id in seen:
                 counts["shared"] += 1
-            elif record is None:
+            elif record is None or record["state"] == "pruned":
                 counts["new"] += 1
             else:
                 counts["stored" if record["state"] == "complete" else "failed"] += 1
@@ -170,33 +180,13 @@ def count(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
     return {"totals": {name: sum(c[name] for c in tables.values()) for name in COUNTS}, "tables": tables}
 
 
-def missing(plan: Plan, records: Mapping[str, Record]) -> list[PlannedTrial]:
-    """Trials without a final outcome in the store: never run, or failed for a reason that may pass."""
-    return [trial for trial in plan.to_run() if trial.spec.trial_id not in records or not records[trial.spec.trial_id].is_final]
+def missing(plan: Plan, records: Mapping[str, Record], *, again: bool = False) -> list[PlannedTrial]:
+    """Trials to be run: never run, pruned by a search, or failed for a reason that may pass; with `again` also what failed by a bug."""
 
+    def is_done(record: Record | None) -> bool:
+        return record is not None and (record.is_final if again else record.is_settled)
 
-def estimate_hours(plan: Plan, records: Mapping[str, Record]) -> tuple[float | None, str]:
-    """Trial-hours of what is missing, from stored trials of the same backbone and dataset; and where the estimate comes from."""
-    todo = missing(plan, records)
-    if not todo:
-        return (None, "blocked trials are not counted") if plan.blocked else (0.0, "nothing is missing")
-    known: dict[tuple[str, str], list[float]] = {}
-    for trial in plan.to_run():
-        record = records.get(trial.spec.trial_id)
-        if record is not None and record["state"] == "complete":
-            known.setdefault(_cost_key(trial.spec), []).append(record["time_total_s"] / trial.spec.config["epochs"])
-    if not known:
-        return None, "no stored trial of this study to estimate from"
-    overall = [seconds for values in known.values() for seconds in values]
-    total, guessed = 0.0, 0
-    for trial in todo:
-        values = known.get(_cost_key(trial.spec))
-        guessed += values is None
-        total += trial.spec.config["epochs"] * sum(values or overall) / len(values or overall)
-    note = f"mean time an epoch of {len(overall)} stored trials" + (
-        f"; {guessed} trials of backbones or data not seen yet by the mean of all" if guessed else ""
-    )
-    return total / 3600, note
+    return [trial for trial in plan.to_run() if not is_done(records.get(trial.spec.trial_id))]
 
 
 def check_code(trials: Iterable[PlannedTrial]) -> None:
@@ -206,10 +196,15 @@ def check_code(trials: Iterable[PlannedTrial]) -> None:
         ConfigError: the code of a trial changed since it was planned.
     """
     for trial in trials:
-        if _code_key(trial.spec.config) != trial.spec.code_key:
+        if code_key_of(trial.spec.config) != trial.spec.code_key:
             raise ConfigError(
                 f"The code of trial {trial.name!r} changed since the plan was made. Run `dvc repro` (or `ablate run`) to plan again."
             )
+
+
+def code_of(config: dict[str, Any]) -> dict[str, str]:
+    """Module -> digest of its code, for every module that enters the code key of a trial with this configuration."""
+    return dict(_code_of(tuple(sorted(set(_modules(config))))))
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
@@ -274,7 +269,8 @@ def _modules(config: dict[str, Any]) -> list[str]:
     return [entry.module for entry in entries]
 
 
-def _code_key(config: dict[str, Any]) -> str:
+def code_key_of(config: dict[str, Any]) -> str:
+    """The code key of a trial with this configuration."""
     return _code_key_of(tuple(sorted(set(_modules(config)))))
 
 
@@ -283,14 +279,25 @@ def _code_key_of(modules: tuple[str, ...]) -> str:
     return code_key(modules)
 
 
-def _why_skipped(config: dict[str, Any], manifest: dict[str, Any], key: str, fits: Fits) -> str:
+@functools.cache
+def _code_of(modules: tuple[str, ...]) -> dict[str, str]:
+    return code_parts(modules)
+
+
+def why_skipped(config: dict[str, Any], manifest: dict[str, Any], key: str, fits: Fits) -> str:
+    """Why a trial with this configuration and code key cannot be run on a dataset; '' when it can."""
     compatible, reason = regularizers.supports(config["regularizers"])
     if compatible:
         compatible, reason = losses.supports(config["loss"], regularizers.mixing(config["regularizers"]))
     return fits.why_unfit(config, manifest, key) if compatible else reason
 
 
-def _check_batch_size(config: dict[str, Any], manifest: dict[str, Any]) -> None:
+def check_batch_size(config: dict[str, Any], manifest: dict[str, Any]) -> None:
+    """Refuse a batch that is larger than the training split.
+
+    Raises:
+        ConfigError: says how large it may be.
+    """
     start, end = manifest["ranges"]["train"]
     if config["batch_size"] > end - start:
         raise ConfigError(
@@ -334,15 +341,12 @@ def _lookup(config: Any, field_name: str) -> Any:
 def _name(cell: Cell, seed: int) -> str:
     """'resnet8 · cutout(size=6) · cam · seed 0', 'resnet8 · loss.cam.weight=3 · seed 2'."""
     levels = {**cell.row_levels, **{field_name: level for field_name, level in cell.column_levels.items() if field_name != "metric"}}
-    parts = [] if "backbone" in levels else [cell.config["backbone"]["name"]]
+    parts = ["tuned"] if cell.tuned else []
+    parts += [] if "backbone" in levels else [cell.config["backbone"]["name"]]
     for field_name, level in levels.items():
         label = level_label(level)
         parts.append(f"{field_name}={label}" if "." in field_name else label)
     return " · ".join([*parts, f"seed {seed}"])
-
-
-def _cost_key(spec: TrialSpec) -> tuple[str, str]:
-    return canonical_json(spec.config["backbone"]), spec.data_digest
 
 
 def _cell_entry(cell: Cell, cell_id: str, trials: list[dict[str, Any]]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from pipeline.analysis.tables import TableResult, build_tables, load_tables
 from pipeline.analysis.wording import caption
 from pipeline.analysis.write import FORMATS, file_stem
 from pipeline.analysis.write_panels import write_panels
-from pipeline.orchestration.progress import warn
+from pipeline.orchestration.notes import warn
 from pipeline.orchestration.tracking import open_tracker
 from pipeline.study.params import Params
 from pipeline.study.project import DATASETS, FIGURES, IMAGES, PLAN, REPORT, RESULTS, TABLES

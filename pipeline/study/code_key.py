@@ -6,14 +6,22 @@ import ast
 import functools
 import hashlib
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from pipeline.errors import ConfigError
 
-# What these do cannot change a number: they carry names, errors, configuration (which is hashed itself), records, and pictures of a
-# network whose metrics are known already.
-PLUMBING = ("pipeline.errors", "pipeline.registry", "pipeline.store", "pipeline.study", "pipeline.training.panel")
+# What these do cannot change a number: they carry names, errors, configuration (which is hashed itself), records, checkpoints as
+# bytes, and pictures of a network whose metrics are known already.
+PLUMBING = (
+    "pipeline.errors",
+    "pipeline.registry",
+    "pipeline.store",
+    "pipeline.study",
+    "pipeline.training.checkpoint",
+    "pipeline.training.panel",
+)
 ENTRY = "pipeline.trial"
 
 
@@ -29,6 +37,24 @@ def code_key(modules: Iterable[str]) -> str:
     Raises:
         ConfigError: a module has no source file, or one of them is not valid Python.
     """
+    with _readable():
+        return digest_of(_code_of_trial(modules))[:16]
+
+
+def code_parts(modules: Iterable[str]) -> dict[str, str]:
+    """What the code key of these modules is made of, so that two keys can be compared module by module.
+
+    Returns:
+        Module -> the first 12 hex digits of the digest of its syntax tree, sorted by module.
+
+    Raises:
+        ConfigError: see `code_key`.
+    """
+    with _readable():
+        return {name: module_digest(name)[:12] for name in sorted(_code_of_trial(modules))}
+
+
+def _code_of_trial(modules: Iterable[str]) -> set[str]:
     modules = list(modules)
     for name in modules:
         if not _exists(name):
@@ -36,8 +62,13 @@ def code_key(modules: Iterable[str]) -> str:
                 f"A method of this trial is defined in {name!r}, which has no source file, so nobody could tell when it changes. "
                 "Move it into a file, for example under pipeline/losses/."
             )
+    return closure([ENTRY, *modules])
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
     try:
-        return digest_of(closure([ENTRY, *modules]))[:16]
+        yield
     except SyntaxError as error:  # in a module that is imported only when it is used
         raise ConfigError(f"The code of a trial cannot be read: {error}.") from error
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.study.place import Path_
 from pipeline.study.plugins import import_plugins, plugin_folders
+from pipeline.study.search import SearchSpec, check_search
+from pipeline.study.strict import Strict
 from pipeline.study.validate import validate
 from pipeline.study.yaml_file import locate, read_yaml
 
@@ -79,12 +81,6 @@ def level_label(value: Any) -> str:
     return str(value)
 
 
-class Strict(BaseModel):
-    """Base: unknown keys are errors and nothing is converted silently."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
 class Protocol(Strict):
     """How a trial is boiled down to one number."""
 
@@ -106,6 +102,7 @@ class TableSpec(Strict):
     set: dict[str, Any] = Field(default_factory=dict, description="Fields that differ from the defaults throughout this table.")
     selection: Selection | None = Field(default=None, description="Overrides protocol.selection.")
     metric: str | None = Field(default=None, description="Overrides protocol.metric.")
+    tuned: bool = Field(default=False, description="Each arm carries the best point that the search found for it.")
 
     @field_validator("rows", "columns")
     @classmethod
@@ -132,6 +129,7 @@ class Study(Strict):
     arms: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Named treatments: name -> fields that differ from the defaults."
     )
+    search: SearchSpec | None = Field(default=None, description="Hyperparameter search, at the same budget for every arm.")
     tables: dict[str, TableSpec] = Field(min_length=1, description="The tables of the study.")
 
     def seed_indices(self, override: int | list[int] | None = None) -> list[int]:
@@ -152,6 +150,8 @@ class StudyFile:
         self.path = path
         raw, self._lines = read_yaml(path, "study file")
         self.study = validate(Study, raw, self.locate)
+        if self.study.search is not None:
+            check_search(self.study.search, self.study.arms, self.locate)
         import_plugins(self.study.plugins, plugin_folders(), self.locate)
 
     def locate(self, path: Path_) -> str:

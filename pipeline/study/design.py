@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,9 +14,12 @@ from pipeline.study.config import StudyFile, TableSpec, level_label
 from pipeline.study.identity import canonical_json
 from pipeline.study.place import Path_
 from pipeline.study.resolve import Layer, Resolver, Vocabulary, nested
+from pipeline.study.search_points import base_layers, check_tuned, field_layers, resolve_corners
 
 PLAIN_COLUMNS = ("time_train_s", "time_step_s", "time_total_s", "mem_peak_bytes")
 NOT_SCIENCE = ("seed", "seeds")
+
+Winners = Mapping[str, Mapping[str, Any]]  # arm -> dotted field -> value
 
 
 @dataclass(frozen=True)
@@ -29,6 +32,7 @@ class Cell:
         arm: name of the arm, or None in a table without arms.
         metric: column of results/trials.parquet that is averaged.
         config: resolved trial configuration.
+        tuned: whether its arm carries the winner of the search.
     """
 
     row: str
@@ -38,6 +42,7 @@ class Cell:
     arm: str | None
     metric: str
     config: dict[str, Any] = field(repr=False)
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,7 @@ class TableDesign:
     selection: str
     cells: list[Cell]
     fixed: dict[str, Any]
+    tuned: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,19 @@ class _Level:
     place: Path_
 
 
-def expand(file: StudyFile, vocabulary: Vocabulary) -> list[TableDesign]:
+def expand(file: StudyFile, vocabulary: Vocabulary, winners: Winners | None = None) -> list[TableDesign]:
     """All tables of a study, every cell resolved and checked.
+
+    Args:
+        winners: the best point of each searched arm; None: not known, so cells of tuned tables are checked without.
 
     Raises:
         ConfigError: with the place in the study file.
     """
     resolver = Resolver(file, vocabulary)
-    tables = [_table(file, resolver, name, spec) for name, spec in file.study.tables.items()]
+    if file.study.search is not None:
+        resolve_corners(resolver, file.study.search)
+    tables = [_table(file, resolver, name, spec, winners or {}) for name, spec in file.study.tables.items()]
     _check_unused(file, resolver, tables)
     return tables
 
@@ -94,7 +105,11 @@ def expand_datasets(file: StudyFile, datasets: Registry[Any]) -> list[dict[str, 
             if field_name == "arm" or field_name.split(".")[0] == "dataset"
         }
         for levels in _cross(factors):
-            component = resolver.resolve_dataset(_layers(file, name, spec, levels))
+            component = resolver.resolve_dataset(_layers(file, name, spec, levels, {}))
+            unique.setdefault(canonical_json(component), component)
+    if (search := file.study.search) is not None:
+        for arm in search.arm_names(file.study.arms):
+            component = resolver.resolve_dataset(base_layers(file, search, arm))
             unique.setdefault(canonical_json(component), component)
     return list(unique.values())
 
@@ -107,15 +122,18 @@ def _check_unused(file: StudyFile, resolver: Resolver, tables: list[TableDesign]
     used = {cell.arm for table in tables for cell in table.cells}
     for arm in file.study.arms:
         if arm not in used:
-            resolver.resolve(_layers(file, name, spec, {**first, "arm": _Level(arm, arm, ("arms", arm))}))
+            resolver.resolve(_layers(file, name, spec, {**first, "arm": _Level(arm, arm, ("arms", arm))}, {}))
     used = {cell.config["dataset"]["name"] for table in tables for cell in table.cells}
     for alias in file.study.datasets:
         if alias not in used:
             resolver.resolve_dataset([Layer({"dataset": {"name": alias}}, ("datasets", alias), "dataset")])
 
 
-def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> TableDesign:
+def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec, winners: Winners) -> TableDesign:
     base: Path_ = ("tables", name)
+    if spec.tuned:
+        levels = spec.rows.get("arm") or spec.columns.get("arm") or []
+        check_tuned(file, name, [str(arm) for arm in (levels.values() if isinstance(levels, dict) else levels)])
     selection = spec.selection or file.study.protocol.selection
     metric_place = (*base, "metric") if spec.metric else ("protocol", "metric")
     metric = _metric_column(spec.metric or file.study.protocol.metric, selection, file, metric_place)
@@ -151,7 +169,8 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> T
                 column_levels={f: level.value for f, level in column.items()},
                 arm=None if arm is None else str(arm.value),
                 metric=cell_metric,
-                config=resolver.resolve(_layers(file, name, spec, levels)),
+                config=resolver.resolve(_layers(file, name, spec, levels, winners)),
+                tuned=spec.tuned,
             )
         )
     if any(cell.metric.endswith("_best_test") and cell.config["evaluate_test"] != "each_epoch" for cell in cells):
@@ -176,12 +195,13 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec) -> T
         baseline=spec.baseline,
         selection=selection,
         cells=cells,
-        fixed=_fixed(cells, {*spec.rows, *spec.columns}),
+        fixed=_fixed(cells, {*spec.rows, *spec.columns}) | ({"arms": "each with the best point of its search"} if spec.tuned else {}),
+        tuned=spec.tuned,
     )
 
 
-def _layers(file: StudyFile, name: str, spec: TableSpec, levels: dict[str, _Level]) -> list[Layer]:
-    """What a cell is made of, from the bottom up: defaults, the table's own settings, its arm, its other levels."""
+def _layers(file: StudyFile, name: str, spec: TableSpec, levels: dict[str, _Level], winners: Winners) -> list[Layer]:
+    """What a cell is made of, from the bottom up: defaults, the table's own settings, its arm, the arm's winner, its other levels."""
     layers = [Layer(file.study.defaults, ("defaults",))]
     layers += [Layer(nested(key, value), ("tables", name, "set", key), key) for key, value in spec.set.items()]
     for field_name, level in levels.items():
@@ -192,6 +212,8 @@ def _layers(file: StudyFile, name: str, spec: TableSpec, levels: dict[str, _Leve
             if arm not in file.study.arms:
                 raise UnknownNameError("arm", arm, file.study.arms, where=file.locate(level.place), next_step="Declare it under `arms:`.")
             layers.append(Layer(file.study.arms[arm], ("arms", arm)))
+            if spec.tuned:
+                layers += field_layers(winners.get(arm, {}))
     # A field before its parts, so that `backbone` never undoes `backbone.dropout`.
     others = sorted((f for f in levels if f != "arm"), key=lambda f: f.count("."))
     return layers + [Layer(nested(f, levels[f].value), levels[f].place, f) for f in others]

@@ -38,14 +38,31 @@ def make_spec(
     config: dict[str, Any], seed: int, data_digest: str, code_key: str, upstream: Sequence[str] = (), *, plugins: Sequence[str] = ()
 ) -> TrialSpec:
     """A trial with its identity: `trial_id` = hash(cell identity, seed index)."""
+    return make_specs(config, [seed], data_digest, code_key, upstream, plugins=plugins)[0]
+
+
+def make_specs(
+    config: dict[str, Any],
+    seeds: Sequence[int],
+    data_digest: str,
+    code_key: str,
+    upstream: Sequence[str] = (),
+    *,
+    plugins: Sequence[str] = (),
+) -> list[TrialSpec]:
+    """The trials of one cell, a seed index each; they share `config`."""
     parts = identity_parts(config, data_digest, code_key, upstream)
-    return TrialSpec(
-        trial_id=digest({**parts, "seed": seed}),
-        cell_id=digest(parts),
-        config=config,
-        seed=seed,
-        data_digest=data_digest,
-        code_key=code_key,
-        upstream=tuple(upstream),
-        plugins=tuple(plugins),
-    )
+    cell_id = digest(parts)
+    return [
+        TrialSpec(
+            trial_id=digest({**parts, "seed": seed}),
+            cell_id=cell_id,
+            config=config,
+            seed=seed,
+            data_digest=data_digest,
+            code_key=code_key,
+            upstream=tuple(upstream),
+            plugins=tuple(plugins),
+        )
+        for seed in seeds
+    ]

@@ -8,7 +8,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from pipeline.study.config import Seeds, Strict
+from pipeline.study.config import Seeds
+from pipeline.study.strict import Strict
 from pipeline.study.validate import validate
 from pipeline.study.yaml_file import locate, read_yaml
 
@@ -17,14 +18,22 @@ class Resources(Strict):
     """Who runs the trials. None of these changes a number."""
 
     executor: Literal["ray", "serial"] = Field(
-        default="ray", description="ray: Ray Tune, local or at RAY_ADDRESS; serial: one after the other."
+        default="ray", description="ray: on this machine, or the cluster at RAY_ADDRESS; serial: one after the other."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="auto: CUDA where there is one.")
     cpus_per_trial: int = Field(default=1, ge=1, description="CPU threads of a trial. More than 1 may change the last bits of a metric.")
-    gpus_per_trial: float = Field(default=1.0, gt=0, description="Share of a GPU a trial gets when the device is cuda.")
+    gpus_per_trial: float = Field(default=1.0, gt=0, description="Share of a GPU that a trial gets when the device is cuda.")
     max_concurrent: int | None = Field(default=None, ge=1, description="Most trials at a time; null: as many as fit.")
     max_attempts: int = Field(
         default=3, ge=1, description="Starts of a trial in one run when its worker is lost or memory runs out; then given up."
+    )
+    gpu_packing: bool = Field(
+        default=False,
+        description="Give a trial the share of a GPU that its measured memory needs; gpus_per_trial is for what is not measured yet.",
+    )
+    ship_code: bool = Field(default=True, description="Send the project folder to the nodes of a cluster; false: it is installed there.")
+    wait_s: float = Field(
+        default=0.0, ge=0, description="Seconds to wait for a node that has what a trial asks for, where nodes start on demand."
     )
 
 

@@ -14,6 +14,7 @@ TABLES = Path("tables")
 FIGURES = Path("figures")
 CURVES = Path("curves")
 REPORT = Path("report")
+SEARCH = Path("search")
 METRICS = Path("metrics.json")
 
 

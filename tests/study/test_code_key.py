@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.study import code_key as module
-from pipeline.study.code_key import PLUMBING, closure, code_key, imports, module_digest
+from pipeline.study.code_key import PLUMBING, closure, code_key, code_parts, imports, module_digest
 
 FILES = {
     "__init__.py": "",
@@ -174,6 +174,36 @@ def test_a_new_module_counts_once_it_is_imported(package: Path) -> None:
     assert _key() == before
     _edit(package, "losses/ce.py", "from toynet.losses import names", "from toynet.losses import names, extra")
     assert _key() != before
+
+
+def test_parts_name_the_modules_that_changed(package: Path) -> None:
+    """The parts are the modules of the key, sorted; they differ in a module that was edited, in one that came, and nowhere else."""
+    before = code_parts(["toynet.losses.ce"])
+    assert list(before) == ["toynet.loop", "toynet.losses", "toynet.losses.ce", "toynet.parts", "toynet.trial"]
+    assert {len(digest) for digest in before.values()} == {12}
+    _edit(package, "loop.py", "STEP * 2", "STEP * 3")
+    _edit(package, "parts.py", "STEP = 1", "STEP = 0x1  # the same")
+    _edit(package, "losses/ce.py", "from toynet.losses import names", "from toynet.losses import names\nfrom toynet import seeds")
+    _forget()
+    after = code_parts(["toynet.losses.ce"])
+    assert {name for name in after.keys() | before.keys() if after.get(name) != before.get(name)} == {
+        "toynet.loop",
+        "toynet.losses.ce",
+        "toynet.seeds",
+    }
+
+
+@pytest.mark.parametrize("name", ["toynet.absent", "toynet.broken"])
+def test_parts_of_code_that_cannot_be_read(package: Path, name: str) -> None:
+    """The same message as for the key: no file, or no valid Python."""
+    (package / "broken.py").write_text("def f(:")
+    _forget()
+    messages = set()
+    for function in (code_key, code_parts):
+        with pytest.raises(ConfigError, match=r"has no source file|cannot be read") as caught:
+            function([name])
+        messages.add(str(caught.value))
+    assert len(messages) == 1
 
 
 def test_the_key_is_the_same_in_every_version_of_python(package: Path) -> None:

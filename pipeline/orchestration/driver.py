@@ -1,0 +1,93 @@
+"""What the driver of a run does with the news of its trials: screen, mirror, event log, cost model, and others who look at the store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.orchestration.cost import CostModel
+from pipeline.orchestration.events import EventLog, rerun_command, write_traceback
+from pipeline.orchestration.notes import warn
+from pipeline.orchestration.planning import PlannedTrial
+from pipeline.orchestration.progress import ProgressView
+from pipeline.orchestration.tracking import NullTracker, TrialView
+from pipeline.store.keep_alive import KeepAlive
+from pipeline.store.records import FINAL_FAILURES, Record
+from pipeline.store.trial_store import TrialStore
+
+COMPACT_EVERY = 64  # finished trials between two merges of the store's small segments
+
+
+class Driver:
+    """Passes what happens to trials on to the screen, the mirror, the event log, the cost model, and others who look at the store."""
+
+    def __init__(
+        self, study: str, view: ProgressView, tracker: NullTracker, store: TrialStore, costs: CostModel, events: EventLog, alive: KeepAlive
+    ) -> None:
+        self.study, self.view, self.tracker, self.store = study, view, tracker, store
+        self.costs, self.events, self.alive = costs, events, alive
+        self.stored = self.failed = 0
+        self._epochs: dict[str, int] = {}  # running trial -> last epoch heard of
+
+    def started(self, trial: PlannedTrial) -> None:
+        self._epochs[trial.spec.trial_id] = 0
+        self.view.started(trial.spec.trial_id)
+        self.tracker.trial_started(view_of(trial, self.study))
+        self._log("trial_started", trial, attempt=trial.attempt)
+
+    def epoch(self, trial: PlannedTrial, row: dict[str, Any]) -> None:
+        trial_id = trial.spec.trial_id
+        if row["epoch"] != self._epochs.get(trial_id, 0) + 1:  # it went on from a checkpoint
+            self.view.started(trial_id, epochs_before=row["epoch"] - 1)
+        self._epochs[trial_id] = row["epoch"]
+        self.view.epoch(trial_id)
+        self.tracker.epoch(trial.spec.trial_id, row["epoch"], {key: value for key, value in row.items() if key.startswith("metric_")})
+
+    def finished(self, trial: PlannedTrial, record: Record) -> None:
+        trial_id, failed = trial.spec.trial_id, record["state"] == "failed"
+        message = f"{trial.name}: {record.get('reason', '')}"
+        told: dict[str, Any] = {}
+        if failed and record["failure"] not in FINAL_FAILURES:
+            told["traceback"] = str(write_traceback(self.study, trial_id, record))
+            message += f"\n       traceback: {told['traceback']}; {rerun_command(self.study, trial_id)}"
+        self.view.finished(trial_id, trial.spec.config["epochs"], failed, message)
+        if record.get("checkpoint_error"):
+            warn(f"{trial.name} ran without new checkpoints: {record['checkpoint_error']}")
+        self.costs.add(trial.spec, record)
+        self.stored += 1
+        self.failed += failed
+        if self.stored % COMPACT_EVERY == 0:
+            self.store.compact()
+        self.tracker.trial_finished(view_of(trial, self.study), record, lambda: record.history)
+        seconds = record.get("time_total_s")
+        self._log("trial_ended", trial, state=record["state"], reason=record.get("reason", ""), seconds=seconds, **told)
+        self.alive.note(self.events.run, stored=self.stored, failed=self.failed, left_s=self.view.seconds_left())
+
+    def requeued(self, trial: PlannedTrial, why: str) -> None:
+        self.view.requeued(trial.spec.trial_id, f"{trial.name}: {why}")
+        self._log("trial_requeued", trial, why=why)
+
+    def elsewhere(self, trial: PlannedTrial) -> None:
+        self.view.elsewhere(trial.spec.trial_id)
+        self._log("trial_elsewhere", trial)
+
+    def aborted(self, trial: PlannedTrial) -> None:
+        self.view.aborted(trial.spec.trial_id)
+        self._log("trial_aborted", trial)
+
+    def tick(self) -> None:
+        self.view.tick()
+
+    def _log(self, event: str, trial: PlannedTrial, **fields: Any) -> None:
+        self.events.write(event, trial_id=trial.spec.trial_id, name=trial.name, **fields)
+
+
+def view_of(trial: PlannedTrial, study: str) -> TrialView:
+    """How a trial looks in MLflow."""
+    factors = {name: str(value) for name, value in trial.factors.items() if value is not None}
+    return TrialView(
+        trial_id=trial.spec.trial_id,
+        name=trial.name,
+        tables=trial.tables,
+        tags={"study": study, "cell_id": trial.spec.cell_id, "seed": str(trial.spec.seed), **factors},
+        params={**trial.spec.config, "seed": trial.spec.seed},
+    )
