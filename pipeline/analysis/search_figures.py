@@ -12,6 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from pipeline.analysis.figures import COLORS, STYLE, decorate, plain
 from pipeline.metric_names import METRICS
 
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
 Values = Sequence[float | None]  # of the points of an arm in their order; None where a point is not complete
 
 
@@ -35,18 +37,30 @@ def draw_history(points: Mapping[str, Values], *, goal: str, higher_is_better: b
         for index, values in enumerate(points.values()):
             color = COLORS[index % len(COLORS)]
             done = [(number, scale * value) for number, value in enumerate(values, start=1) if value is not None]
-            ax.plot([x for x, _ in done], [y for _, y in done], linestyle="none", marker="o", markersize=4, color=color, alpha=0.55)
+            ax.plot(
+                [x for x, _ in done],
+                [y for _, y in done],
+                linestyle="none",
+                marker=_MARKERS[index % 6],
+                markersize=4,
+                color=color,
+                alpha=0.6,
+            )
             best = _best_so_far([y for _, y in done], higher_is_better)
             ax.step([x for x, _ in done], best, where="post", color=color, linewidth=1.6)
         ax.set_xlabel("point")
         ax.set_ylabel(words)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         legend = [
-            (f"{arm} ({sum(value is not None for value in values)} complete)", {"color": COLORS[index % len(COLORS)], "linewidth": 1.6})
+            (f"{arm} ({sum(value is not None for value in values)} complete)", _line(index))
             for index, (arm, values) in enumerate(points.items())
         ]
         decorate(
-            figure, "History of the search", "Dots: complete points; line: the best so far. All on the validation split.", "arm", legend
+            figure,
+            "History of the search",
+            "Marks: complete points; line: the best so far. Points given up or failed have no mark.",
+            "arm",
+            legend,
         )
         return figure
 
@@ -83,13 +97,19 @@ def draw_importance(shares: Mapping[str, Mapping[str, float]], *, goal: str) -> 
         ax.set_xlabel("share of the variance")
         ax.set_xlim(0, 1)
         ax.grid(axis="y", visible=False)
-        note = f"fANOVA over the complete points, {_axis(goal)[1]}. With few points this is a rough guide."
+        note = (
+            f"fANOVA over the complete points, {_axis(goal)[1]}. With few points this is a rough guide; a field with one value has no bar."
+        )
         missing = [arm for arm in shares if arm not in known]
         if missing:
             note += f" Too few complete points in {', '.join(missing)}."
         legend = [(arm, {"color": COLORS[arms.index(arm) % len(COLORS)], "linewidth": 6}) for arm in known]
         decorate(figure, "What mattered in the search", note, "arm", legend)
         return figure
+
+
+def _line(index: int) -> dict[str, object]:
+    return {"color": COLORS[index % len(COLORS)], "linewidth": 1.6, "marker": _MARKERS[index % 6], "markersize": 4}
 
 
 def _best_so_far(values: Sequence[float], higher_is_better: bool) -> list[float]:

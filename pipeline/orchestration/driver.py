@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from pipeline.orchestration.cost import CostModel
 from pipeline.orchestration.events import EventLog, rerun_command, write_traceback
+from pipeline.orchestration.exposition import Exposition
 from pipeline.orchestration.notes import warn
 from pipeline.orchestration.planning import PlannedTrial
 from pipeline.orchestration.progress import ProgressView
@@ -14,7 +16,8 @@ from pipeline.store.keep_alive import KeepAlive
 from pipeline.store.records import FINAL_FAILURES, Record
 from pipeline.store.trial_store import TrialStore
 
-COMPACT_EVERY = 64  # finished trials between two merges of the store's small segments
+COMPACT_EVERY = 16  # finished trials between two merges of the store's small segments: often, so that none holds the driver up for long
+LOOK_AHEAD_EVERY_S = 5.0  # between two schedules of all that is left, which take longer the more there is
 
 
 class Driver:
@@ -25,11 +28,14 @@ class Driver:
     ) -> None:
         self.study, self.view, self.tracker, self.store = study, view, tracker, store
         self.costs, self.events, self.alive = costs, events, alive
+        self.counters = Exposition(study, view.total)
         self.stored = self.failed = 0
         self._epochs: dict[str, int] = {}  # running trial -> last epoch heard of
+        self._looked_ahead = float("-inf")
 
     def started(self, trial: PlannedTrial) -> None:
         self._epochs[trial.spec.trial_id] = 0
+        self.counters.started(trial.spec.trial_id)
         self.view.started(trial.spec.trial_id)
         self.tracker.trial_started(view_of(trial, self.study))
         self._log("trial_started", trial, attempt=trial.attempt)
@@ -39,6 +45,7 @@ class Driver:
         if row["epoch"] != self._epochs.get(trial_id, 0) + 1:  # it went on from a checkpoint
             self.view.started(trial_id, epochs_before=row["epoch"] - 1)
         self._epochs[trial_id] = row["epoch"]
+        self.counters.counts["epochs"] += 1
         self.view.epoch(trial_id)
         self.tracker.epoch(trial.spec.trial_id, row["epoch"], {key: value for key, value in row.items() if key.startswith("metric_")})
 
@@ -53,6 +60,7 @@ class Driver:
         if record.get("checkpoint_error"):
             warn(f"{trial.name} ran without new checkpoints: {record['checkpoint_error']}")
         self.costs.add(trial.spec, record)
+        self.counters.ended(trial_id, "failed" if failed else "complete")
         self.stored += 1
         self.failed += failed
         if self.stored % COMPACT_EVERY == 0:
@@ -60,22 +68,29 @@ class Driver:
         self.tracker.trial_finished(view_of(trial, self.study), record, lambda: record.history)
         seconds = record.get("time_total_s")
         self._log("trial_ended", trial, state=record["state"], reason=record.get("reason", ""), seconds=seconds, **told)
-        self.alive.note(self.events.run, stored=self.stored, failed=self.failed, left_s=self.view.seconds_left())
+        self.alive.note(self.events.run, stored=self.stored, failed=self.failed)
+        if time.monotonic() - self._looked_ahead > LOOK_AHEAD_EVERY_S:
+            self._looked_ahead = time.monotonic()
+            self.alive.note(self.events.run, left_s=self.view.seconds_left())
 
     def requeued(self, trial: PlannedTrial, why: str) -> None:
+        self.counters.ended(trial.spec.trial_id, "requeued")
         self.view.requeued(trial.spec.trial_id, f"{trial.name}: {why}")
         self._log("trial_requeued", trial, why=why)
 
     def elsewhere(self, trial: PlannedTrial) -> None:
+        self.counters.ended(trial.spec.trial_id)
         self.view.elsewhere(trial.spec.trial_id)
         self._log("trial_elsewhere", trial)
 
     def aborted(self, trial: PlannedTrial) -> None:
+        self.counters.ended(trial.spec.trial_id)
         self.view.aborted(trial.spec.trial_id)
         self._log("trial_aborted", trial)
 
     def tick(self) -> None:
         self.view.tick()
+        self.counters.write()
 
     def _log(self, event: str, trial: PlannedTrial, **fields: Any) -> None:
         self.events.write(event, trial_id=trial.spec.trial_id, name=trial.name, **fields)

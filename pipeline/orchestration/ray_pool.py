@@ -96,10 +96,25 @@ class Pool:
 
     Args:
         ray: the module, connected.
+        context, resources, listener, token, needs: as for `run_on_ray`.
+        worker: class of the actors.
+        gpu_bytes: memory of a GPU, where it is known; None: the first GPU that Ray gives is asked.
     """
 
-    def __init__(self, ray: Any, context: Context, resources: Resources, listener: Listener, token: str, needs: Needs) -> None:
+    def __init__(
+        self,
+        ray: Any,
+        context: Context,
+        resources: Resources,
+        listener: Listener,
+        token: str,
+        needs: Needs,
+        *,
+        worker: type = TrialWorker,
+        gpu_bytes: int | None = None,
+    ) -> None:
         self.ray, self.context, self.resources, self.listener, self.token, self.needs = ray, context, resources, listener, token, needs
+        self.worker = worker
         self.store = TrialStore(context.store_url)
         self.claims = Claims(self.store, context.owner, context.lease_s)
         self.is_cluster = bool(os.environ.get("RAY_ADDRESS"))
@@ -112,7 +127,7 @@ class Pool:
         self._looked_at_nodes = self._looked_elsewhere = 0.0
         self._failures = 0
         self._payloads: dict[str, Any] = {}
-        self._gpu_bytes: int | None = None
+        self._gpu_bytes = gpu_bytes
         self._asked = 0
 
     def run(self, trials: Sequence[PlannedTrial]) -> None:
@@ -125,7 +140,7 @@ class Pool:
         if self.context.device == "cuda":
             smallest["GPU"] = min(1.0, self.resources.gpus_per_trial)
         check_capacity(self.ray, smallest, self.resources.wait_s)
-        if self.context.device == "cuda":
+        if self.context.device == "cuda" and self._gpu_bytes is None:
             self._gpu_bytes = self.ray.get(self.ray.remote(num_cpus=0, num_gpus=0.01)(_gpu_bytes).remote())
         self.waiting = Waiting(Job(trial, self.needs.seconds(trial), self._share(trial)) for trial in trials)
         while True:
@@ -188,7 +203,7 @@ class Pool:
 
     def _start(self, share: float) -> None:
         options = {"num_cpus": self.context.threads, "num_gpus": share, "max_restarts": 0}
-        actor = self.ray.remote(TrialWorker).options(**options).remote(self.context, guard_fraction(share, self._gpu_bytes))
+        actor = self.ray.remote(self.worker).options(**options).remote(self.context, guard_fraction(share, self._gpu_bytes))
         self.slots.append(_Slot(actor, share, actor.describe.remote(self.token)))
 
     def _came_up(self, slot: _Slot) -> None:

@@ -27,6 +27,7 @@ SETTINGS = {
     "RAY_DEDUP_LOGS": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES": "",  # ours are in NOT_SHIPPED; Ray warns of its own
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # else five files a trial
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # else fit() returns normally after Ctrl-C, with trials cut short
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # the store is the truth; Tune's own snapshots are never restored
@@ -118,7 +119,7 @@ def connect(ray: Any, address: str | None, context: Context, resources: Resource
 
 
 def check_capacity(ray: Any, wanted: dict[str, float], wait_s: float = 0.0) -> None:
-    """Ray waits for ever for what no node has; this waits `wait_s` seconds for a node to come.
+    """Ray waits for ever for what no node has; this waits `wait_s` seconds for a node of a cluster to come.
 
     Args:
         wanted: resource -> amount that one trial asks for, on one node.
@@ -126,7 +127,7 @@ def check_capacity(ray: Any, wanted: dict[str, float], wait_s: float = 0.0) -> N
     Raises:
         ClusterError: no node has it.
     """
-    deadline = time.monotonic() + wait_s
+    deadline = time.monotonic() + (wait_s if os.environ.get("RAY_ADDRESS") else 0.0)
     while True:
         nodes = alive_nodes(ray)
         if any(all(node.get(name, 0.0) >= amount for name, amount in wanted.items()) for node in nodes.values()):
@@ -138,8 +139,8 @@ def check_capacity(ray: Any, wanted: dict[str, float], wait_s: float = 0.0) -> N
     most = ", ".join(f"{max((node.get(name, 0.0) for node in nodes.values()), default=0.0):g} {name}" for name in wanted)
     address = os.environ.get("RAY_ADDRESS")
     place = f"no node of the cluster at {address} has more than {most}" if address else f"this machine has {most}"
-    later = " Where nodes are started on demand, set resources.wait_s." if address and not wait_s else ""
-    raise ClusterError(f"A trial asks for {asked} but {place}. Change resources in params.yaml.{later}")
+    waited = f" after {wait_s:g} s of waiting for one; where nodes take longer to start, raise resources.wait_s" if address else ""
+    raise ClusterError(f"A trial asks for {asked} but {place}{waited}. Change resources in params.yaml.")
 
 
 def alive_nodes(ray: Any) -> dict[str, dict[str, float]]:

@@ -110,7 +110,10 @@ def _train(
             driver = Driver(study, view, tracker, store, costs, events, alive)
             alive.note(run, study=study, trials=len(todo))
             alive.beat()
-            _execute(todo, params, run, device, driver, costs)
+            try:
+                _execute(todo, params, run, device, driver, costs)
+            finally:
+                driver.counters.write(now=True)
     finally:
         claims.release(run)
 

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.store.bare_arrays import numpy_of
+
 
 def values_of(column: pa.ChunkedArray) -> list[Any]:
     """The same values as `column.to_pylist()`. Equal texts become one object: the configuration of a cell is held once for all seeds."""
@@ -32,13 +34,18 @@ def rows_of(table: pa.Table) -> list[dict[str, Any]]:
 def _texts(column: pa.ChunkedArray) -> list[Any]:
     encoded = column.combine_chunks().dictionary_encode()
     known = [*encoded.dictionary.to_pylist(), None]
-    return [known[at] for at in pc.fill_null(encoded.indices, len(known) - 1).to_numpy().tolist()]
+    at_N = numpy_of(encoded.indices).copy()
+    at_N[_nulls(column)] = len(known) - 1
+    return [known[at] for at in at_N.tolist()]
 
 
 def _numbers(column: pa.ChunkedArray) -> list[Any]:
-    if not column.null_count:
-        return list(column.to_numpy().tolist())
-    values = pc.fill_null(column, 0).to_numpy().tolist()
-    for at in np.flatnonzero(pc.is_null(column).to_numpy()):
+    values = numpy_of(column).tolist()
+    for at in _nulls(column):
         values[at] = None
     return list(values)
+
+
+def _nulls(column: pa.ChunkedArray) -> np.ndarray:
+    """Where a column is null."""
+    return numpy_of(pc.indices_nonzero(pc.is_null(column))) if column.null_count else np.empty(0, np.uint64)

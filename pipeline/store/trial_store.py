@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import StoreError
+from pipeline.store.bare_arrays import int32_array, numpy_of
 from pipeline.store.files import StoreFiles
 from pipeline.store.records import PANEL, SCHEMA_VERSION, Record, rows_to_table
 from pipeline.store.row_values import rows_of, values_of
@@ -227,7 +228,7 @@ class TrialStore:
     def _load(self, names: list[str], wanted: Wanted) -> tuple[pa.Table, list[bool]]:
         """All records in these segments, superseded ones among them, with `segment` as position in `names`; and which have histories."""
         parts = [self._segments.read(name, RECORDS, lambda column: column in RANKED_BY or wanted(column)) for name in names]
-        numbered = [part.append_column("segment", pa.array(np.full(len(part), at, np.int32))) for at, part in enumerate(parts)]
+        numbered = [part.append_column("segment", int32_array(np.full(len(part), at))) for at, part in enumerate(parts)]
         return _concat(numbered), [has_history(part) for part in parts]
 
     def _histories(self, records: pa.Table, names: list[str], having: list[bool]) -> pa.Table | None:
@@ -259,11 +260,11 @@ def _nothing_more(column: str) -> bool:
 
 def _best(table: pa.Table) -> pa.Table:
     """One row a trial: complete before failed, then the latest, then the segment with the greatest name; in the order of the table."""
-    trial = table["trial_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    complete = pc.equal(table["state"], "complete").to_numpy()
-    order = np.lexsort((table["time_finished_ns"].to_numpy(), complete, trial))  # stable, and rows come in the order of segments
+    trial = numpy_of(table["trial_id"].combine_chunks().dictionary_encode().indices)
+    complete = np.array([state == "complete" for state in values_of(table["state"])], bool)
+    order = np.lexsort((numpy_of(table["time_finished_ns"]), complete, trial))  # stable, and rows come in the order of segments
     last = np.append(np.diff(trial[order]) != 0, True) if len(order) else order
-    return table.take(pa.array(np.sort(order[last])))
+    return table.take(int32_array(np.sort(order[last])))
 
 
 def _concat(tables: list[pa.Table]) -> pa.Table:

@@ -32,9 +32,7 @@ class Resources(Strict):
         description="Give a trial the share of a GPU that its measured memory needs; gpus_per_trial is for what is not measured yet.",
     )
     ship_code: bool = Field(default=True, description="Send the project folder to the nodes of a cluster; false: it is installed there.")
-    wait_s: float = Field(
-        default=0.0, ge=0, description="Seconds to wait for a node that has what a trial asks for, where nodes start on demand."
-    )
+    wait_s: float = Field(default=60.0, ge=0, description="Seconds to wait for a node of a cluster that has what a trial asks for.")
 
 
 class SearchParams(Strict):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Self
@@ -197,6 +199,20 @@ class SearchSpec(Strict):
         """Whether a field is searched in `arm` once the fields it depends on are `chosen`."""
         facts = {"arm": arm, **chosen}
         return all(key in facts and facts[key] in _listed(wanted) for key, wanted in self.space[name].when.items())
+
+    def some_corners(self, arm: str, most: int) -> list[dict[str, Any]]:
+        """All corners, or that many drawn at random (the same ones each time) where there are more."""
+        found = list(itertools.islice(self.corners(arm), most + 1))
+        if len(found) <= most:
+            return found
+        rng, drawn = random.Random(0), [found[0]]  # noqa: S311 - nothing secret is drawn
+        for _ in range(most - 1):
+            point: dict[str, Any] = {}
+            for name in self.ordered():
+                if self.is_active(name, arm, point):
+                    point[name] = rng.choice(self.space[name].extremes())
+            drawn.append(point)
+        return drawn
 
     def corners(self, arm: str) -> Iterator[dict[str, Any]]:
         """Points at the ends of every range with every choice: every combination of them."""

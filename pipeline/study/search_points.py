@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ from pipeline.study.config import StudyFile
 from pipeline.study.resolve import Layer, Resolver, nested
 from pipeline.study.search import SearchSpec
 
-MOST_CORNERS = 4096  # an arm; the further ones of a larger space meet an error only when they are tried
+MOST_CORNERS = 1024  # an arm; what is wrong only at another one of a larger space is met when it is tried
 
 Fields = Mapping[str, Any]  # dotted field -> value
 
@@ -56,7 +55,7 @@ def resolve_corners(resolver: Resolver, spec: SearchSpec) -> dict[str, list[dict
         base = resolver.resolve(base_layers(file, spec, arm))
         epochs[arm] = base["epochs"]
         _check_terms(file, spec, arm, base)
-        corners[arm] = [resolve_point(resolver, spec, arm, point) for point in itertools.islice(spec.corners(arm), MOST_CORNERS)]
+        corners[arm] = [resolve_point(resolver, spec, arm, point) for point in spec.some_corners(arm, MOST_CORNERS)]
     if len(set(epochs.values())) > 1:
         said = ", ".join(f"{arm} has {number}" for arm, number in epochs.items())
         raise ConfigError(f"{file.locate(('search',))}: budgets would differ: of the epochs, {said}. Set search.epochs.")

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -81,10 +81,19 @@ class Storm:
         self.log = project.folder / "driver.log"
         self.back: dict[int, float] = {}  # node -> when it is started again
         self.events = project.folder / "logs/tiny.events.jsonl"
+        self.kinds: list[str] = []
         self.told = 0  # letters of the event log when the driver was started last
 
-    def run(self, injections: int, *, timeout: float = 900, pause_s: tuple[float, float] = (0.5, 5.0)) -> bool:
-        """Run the study to its end with so many injections; False when it ended before all of them."""
+    def run(self, injections: int, *, timeout: float = 900, pause_s: tuple[float, float] = (0.5, 5.0), kinds: Sequence[str] = ()) -> bool:
+        """Run the study to its end with so many injections; False when it ended before all of them.
+
+        Args:
+            injections: how many.
+            timeout: seconds for all of it.
+            pause_s: shortest and longest time from a trial's start to the next injection.
+            kinds: of the injections, in this order; otherwise drawn.
+        """
+        self.kinds = list(kinds)
         deadline = time.monotonic() + timeout
         self._start_driver()
         next_one: float | None = None  # counted from when trials run, lest all of it falls on starting up
@@ -111,7 +120,7 @@ class Storm:
         return '"trial_started"' in self.events.read_text(encoding="utf-8")[self.told :] if self.events.exists() else False
 
     def _inject(self) -> None:
-        kind = self.rng.choice(["driver", "worker", "worker", "node"])
+        kind = self.kinds[self.injected.total()] if self.kinds else self.rng.choice(["driver", "worker", "worker", "node"])
         if kind == "worker":
             found = self.nodes.trial_workers()
             if not found:
@@ -185,7 +194,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--netns", action="store_true", help="each node in a network namespace of its own (root)")
     parser.add_argument("--seeds", type=int, default=8, help="of the study: 4 trials each")
-    parser.add_argument("--epochs", type=int, default=120)
+    parser.add_argument("--epochs", type=int, default=60)
     options = parser.parse_args()
     rng, began = random.Random(options.seed), time.monotonic()
 

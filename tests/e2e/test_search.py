@@ -6,8 +6,10 @@ import json
 import os
 import signal
 import sys
+import time
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
@@ -64,6 +66,37 @@ def test_a_search_on_ray_survives_two_kills_with_an_exact_ledger(project: Projec
     assert json.loads(again.stdout)["epochs_trained_now"] == 0
     assert stored(project) == after
     assert "ray" not in again.stderr
+
+
+def test_a_lost_worker_costs_no_budget(project: Project) -> None:
+    """SIGKILL of a worker in the middle of a point: the point is run again on another worker, and the ledger does not see it."""
+    declare(project, epochs=60, trials=1)
+    project.set_param("executor: serial", "executor: ray")
+    project.set_param("checkpoint_s: 120.0", "checkpoint_s: null")
+    process = project.start(sys.executable, "-m", "pipeline", "search")
+    deadline = time.monotonic() + 120
+    while not (training := workers_in(project)):
+        assert process.poll() is None, (project.folder / "started.log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    training[0].kill()
+    assert process.wait(timeout=240) == 0, (project.folder / "started.log").read_text()
+    assert "its worker was lost" in (project.folder / "started.log").read_text()
+    for row in ledger(project)["arms"]:
+        assert (row["points"], row["complete"], row["epochs"], row["epochs_trained"]) == (1, 1, 60, 60)
+    assert set(stored(project).values()) == {1}
+
+
+def workers_in(project: Project) -> list[psutil.Process]:
+    """Ray workers of the project that are at a point."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.cmdline()[:1] == ["ray::ImplicitFunc.train"] and process.environ().get("PYTHONPATH") == str(project.folder):
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            continue
+    return found
 
 
 def test_ctrl_c_during_a_search_is_clean(project: Project) -> None:

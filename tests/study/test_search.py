@@ -79,6 +79,16 @@ def test_set_and_epochs_hold_throughout(searching: Any, vocabulary: Vocabulary) 
     assert {config["batch_size"] for configs in corners.values() for config in configs} == {16}
 
 
+def test_a_space_with_very_many_corners_is_sampled(searching: Any) -> None:
+    """Beyond the limit corners are drawn, the same ones each time, and each end of each range is among them."""
+    space = {f"schedule.f{n}": {"float": [0, 1]} for n in range(20)}
+    spec = spec_of(searching(space))
+    drawn = spec.some_corners("ce", 100)
+    assert len(drawn) == 100
+    assert drawn == spec.some_corners("ce", 100)
+    assert {(name, value) for point in drawn for name, value in point.items()} == {(name, end) for name in space for end in (0.0, 1.0)}
+
+
 LR = {"float": [0.01, 0.3]}
 
 

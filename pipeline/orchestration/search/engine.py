@@ -8,6 +8,7 @@ as many epochs; nothing is trained.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,7 @@ from optuna.trial import TrialState
 from pipeline.errors import ConfigError, counted
 from pipeline.orchestration.planning import PlannedTrial
 from pipeline.orchestration.search.arms import ArmPlan
-from pipeline.orchestration.search.giving_up import make_pruner
+from pipeline.orchestration.search.giving_up import Pruner, make_pruner
 from pipeline.orchestration.search.points import (
     ARM,
     EPOCHS,
@@ -74,7 +75,6 @@ class ArmSearch:
 
     def __init__(self, plan: ArmPlan, study: optuna.Study, stored: Lookup) -> None:
         self.plan, self.study, self.stored = plan, study, stored
-        self.pruner = make_pruner(plan)
         trials = study.get_trials(deepcopy=False)
         self.points = read_points(trials)
         if self.points.epochs > plan.budget:
@@ -84,9 +84,7 @@ class ArmSearch:
                 f"{place}: arm {plan.name!r} has had {self.points.epochs} epochs already, more than {plan.spec.trials} trials of "
                 f"{plan.epochs}, and points cannot be taken back. Set trials: {least} or more, or another search.seed for a search anew."
             )
-        for trial in trials:
-            for epoch, value in sorted(trial.intermediate_values.items()) if trial.state.is_finished() else ():
-                self.pruner.gives_up(trial.number, epoch, value)
+        self._seen_before = [trial for trial in trials if trial.state.is_finished()]
         self.unfinished = deque(self.points.unfinished)
         again = [point for point in self.points.to_retry() if point.fields not in self.points.waiting]
         for point in again:
@@ -97,6 +95,15 @@ class ArmSearch:
         self.reported = {trial.number: set(trial.intermediate_values) for trial in self.unfinished}
         self.repeats_in_a_row = 0
         self.note = ""
+
+    @functools.cached_property
+    def pruner(self) -> Pruner:
+        """Made when the first decision is due, as it imports Ray; it knows the points of earlier drivers."""
+        pruner = make_pruner(self.plan)
+        for trial in self._seen_before:
+            for epoch, value in sorted(trial.intermediate_values.items()):
+                pruner.gives_up(trial.number, epoch, value)
+        return pruner
 
     @property
     def free(self) -> int:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.errors import ConfigError
 from pipeline.orchestration.ray_session import settle_environment
 from pipeline.orchestration.search.arms import ArmPlan
 
@@ -35,7 +36,13 @@ class SuccessiveHalving:
 
     def __init__(self, arm: ArmPlan) -> None:
         settle_environment()
-        from ray.tune.schedulers import ASHAScheduler
+        try:
+            from ray.tune.schedulers import ASHAScheduler
+        except ImportError as error:
+            place = arm.resolver.file.locate(("search", "pruner"))
+            raise ConfigError(
+                f"{place}: {arm.spec.pruner_name} is Ray's, which is not installed. Install it or set pruner: none."
+            ) from error
 
         options = arm.spec.pruner[arm.spec.pruner_name]
         grace, reduction = options["grace_epochs"], options["reduction"]

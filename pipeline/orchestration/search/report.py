@@ -10,8 +10,6 @@ from typing import Any
 
 import optuna
 
-from pipeline.analysis.figures import save_figure
-from pipeline.analysis.search_figures import draw_history, draw_importance
 from pipeline.orchestration.search.arms import ArmPlan, SearchPlan
 from pipeline.orchestration.search.ledger import LedgerRow, as_csv, as_markdown, best_point, front, ledger_row
 from pipeline.orchestration.search.points import Points, read_points
@@ -46,7 +44,14 @@ def write_report(
         "points": by_arm,
         "fronts": fronts,
     }
-    (folder / "ledger.json").write_text(json.dumps(content, indent=1, default=str) + "\n", encoding="utf-8")
+    text = json.dumps(content, indent=1, default=str) + "\n"
+    file = folder / "ledger.json"
+    if file.exists() and file.read_text(encoding="utf-8") == text:
+        return  # nothing happened since, and drawing takes seconds
+    file.unlink(missing_ok=True)
+    from pipeline.analysis.figures import save_figure
+    from pipeline.analysis.search_figures import draw_history, draw_importance
+
     (folder / "ledger.csv").write_text(as_csv(rows), encoding="utf-8")
     (folder / "ledger.md").write_text(as_markdown(plan.arms, rows, notes), encoding="utf-8")
     goal, upwards = plan.arms[0].spec.goals[0], plan.arms[0].directions[0] == "maximize"
@@ -59,8 +64,11 @@ def write_report(
         "importance": draw_importance({arm.name: importances(studies[arm.name]) for arm in plan.arms}, goal=goal),
     }
     for name, figure in drawn.items():
+        for suffix in ("svg", "png"):
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)  # that of another search
         if figure is not None:
             save_figure(figure, folder / name)
+    file.write_text(text, encoding="utf-8")  # last: with it all is written
 
 
 def write_winners(plan: SearchPlan, points: dict[str, Points], folder: Path) -> Best:

@@ -1,0 +1,1 @@
+"""What the orchestration costs, as ratios: `python -m benchmarks.orchestration`."""
