@@ -1,7 +1,4 @@
-"""The same trials run by others: `python -m benchmarks.orchestration.peers NAME PLAN COUNT RESULT`, from a project's folder.
-
-PLAN holds a trial a line, RESULT becomes a JSON list with began, ended (seconds since 1970) and seconds (the trial's own time) of each.
-"""
+"""The same trials run by others, each way in a process of its own that stands in a project's folder."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ Result = dict[str, float]
 
 
 def run_one(plan: str, prepared: str, index: int) -> Result:
-    """`run_trial` and nothing else."""
+    """`run_trial` and nothing else: when it began and ended (seconds since 1970), and the trial's own seconds."""
     began = time.time()
     torch.set_num_threads(1)
     spec = _specs(plan)[index]
@@ -113,11 +110,7 @@ def _ray() -> Any:
 
 
 def main() -> None:
-    """Run one of them."""
+    """Command line NAME PLAN COUNT RESULT: PLAN holds a trial a line, RESULT becomes a JSON list of what `run_one` gave."""
     name, plan, count, result = sys.argv[1:]
     one = functools.partial(run_one, str(Path(plan).absolute()), str(Path("data/prepared").absolute()))
     Path(result).write_text(json.dumps(PEERS[name](one, int(count))), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    main()

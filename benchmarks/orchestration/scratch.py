@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -51,12 +52,19 @@ MIRROR = "sqlite:///mlflow.db"
 
 @dataclass(frozen=True)
 class Scratch(Project):
-    """A project folder with a copy of the code, as a user has it: compiled modules are kept."""
+    """A project folder with a copy of the code, as a user has it: compiled modules are kept.
+
+    Attributes:
+        also: a folder whose modules its processes find as well, or ''.
+    """
+
+    also: str = ""
 
     @property
     def environment(self) -> dict[str, str]:
         """Of its processes."""
-        return {name: value for name, value in super().environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        inherited = {name: value for name, value in super().environment.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        return inherited | {"PYTHONPATH": os.pathsep.join(filter(None, (str(self.folder), self.also)))}
 
     def write(self, name: str, *, rates: int, seeds: int, epochs: int = 2, images: int = 96) -> None:
         """Declare a study of rates x 2 arms x seeds trials."""

@@ -89,6 +89,11 @@ class Waiting:
         heap = self._heaps.get(share)
         return heapq.heappop(heap)[2] if heap else None
 
+    def peek(self, share: float) -> Job | None:
+        """The job that `take` or `take_alone` would give, left where it is."""
+        heap = self._heaps.get(share)
+        return heap[0][2] if heap else next((job for job in self._alone if job.share == share), None)
+
     def take_alone(self, share: float) -> Job | None:
         """A job that must run alone with this share, once no other job waits."""
         job = next((job for job in self._alone if job.share == share), None)

@@ -204,7 +204,8 @@ class Pool:
     def _start(self, share: float) -> None:
         options = {"num_cpus": self.context.threads, "num_gpus": share, "max_restarts": 0}
         actor = self.ray.remote(self.worker).options(**options).remote(self.context, guard_fraction(share, self._gpu_bytes))
-        self.slots.append(_Slot(actor, share, actor.describe.remote(self.token)))
+        job = self.waiting.peek(share)
+        self.slots.append(_Slot(actor, share, actor.come_up.remote(self.token, job.trial.to_json() if job else None)))
 
     def _came_up(self, slot: _Slot) -> None:
         ref, slot.ready = slot.ready, None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import queue
@@ -14,11 +15,12 @@ from typing import Any
 
 import torch
 
-from pipeline import data
+from pipeline import data, models
 from pipeline.errors import PipelineError
 from pipeline.orchestration.execution import Context, TakenError, Worker, data_root, node_cache
 from pipeline.orchestration.planning import PlannedTrial
 from pipeline.store.records import Record
+from pipeline.study.plugins import import_plugins
 
 TELL_EVERY_S = 0.5  # epochs of less are told of together
 
@@ -38,12 +40,25 @@ class TrialWorker:
             torch.cuda.set_per_process_memory_fraction(memory)
         self.worker = Worker(context)
 
-    def describe(self, token: str) -> Event:
-        """Where it runs, and whether it sees the store: the claim `token` is there."""
+    def come_up(self, token: str, text: str | None) -> Event:
+        """Load what the first trial needs, which takes seconds, and say where this runs and whether it sees the store.
+
+        Args:
+            token: a claim that is there, if this is the driver's store.
+            text: a trial as JSON, or None.
+        """
         import ray
 
+        if text is not None:
+            self._load(PlannedTrial.from_json(text))
         node = ray.get_runtime_context().get_node_id()
         return {"node": node, "host": platform.node(), "pid": os.getpid(), "sees_store": token in self.worker.claims.held()}
+
+    def _load(self, trial: PlannedTrial) -> None:
+        """Import the libraries of a network by building it without its weights."""
+        with contextlib.suppress(Exception), torch.random.fork_rng(devices=[]), torch.device("meta"):  # what is wrong, its trial will say
+            import_plugins(trial.spec.plugins, self.worker.context.plugin_folders)
+            models.create(num_classes=2, in_channels=3, **trial.spec.config["backbone"])
 
     def has_data(self, text: str) -> bool:
         """Whether the node sees the prepared dataset of a trial."""

@@ -31,7 +31,7 @@ class StandIn:
     def __init__(self, context: Context, memory: float) -> None:
         self.log, self.memory = Path(context.store_url), memory
 
-    def describe(self, token: str) -> dict[str, Any]:
+    def come_up(self, token: str, text: str | None) -> dict[str, Any]:
         """As a worker does."""
         import ray
 
