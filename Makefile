@@ -1,5 +1,6 @@
 # make study   install, run the active study, print its tables
 # make test    install, run the tests
+# make test-cluster   the long ones: Ray nodes that are started and killed, searches that are killed, a refactoring that is adopted
 # make ui      MLflow UI on this machine
 # make lint    ruff and mypy
 # make clean   remove what can be made again; the trial store and downloads stay
@@ -7,7 +8,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: study test ui lint clean
+.PHONY: study test test-cluster ui lint clean
 
 study: .venv/installed
 	dvc repro
@@ -15,6 +16,9 @@ study: .venv/installed
 
 test: .venv/installed
 	pytest -n auto --dist loadfile
+
+test-cluster: .venv/installed
+	pytest -m cluster
 
 ui: .venv/installed
 	ablate ui

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,7 +37,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--markdown", action="store_true", help="print Markdown instead of a table for the terminal")
     parser.add_argument("--write", action="store_true", help="also write benchmarks/results/orchestration-cpu.md")
     parser.add_argument("--rounds", type=int, default=2, help="of pool; nothing and volume have three more (default: 2)")
-    parser.add_argument("--trials", type=int, default=2000, help="of growth (default: 2000); --stored and --raced are cut alike for a trial")
+    parser.add_argument(
+        "--trials", type=int, default=2000, help="of growth (default: 2000); --stored and --raced are cut alike for a trial"
+    )
     parser.add_argument("--stored", type=int, default=1000, help="of nothing, and a tenth of volume (default: 1000)")
     parser.add_argument("--raced", type=int, default=64, help="of pool (default: 64)")
     parser.add_argument("--seconds", type=float, default=1.0, help="of a trial of pool (default: 1)")
@@ -104,7 +107,7 @@ def _show(title: str, rows: list[Row], took_s: float) -> None:
     shown = Table("what", "unit", *("min", "median", "max", "rounds"), title=f"{title} ({took_s:.0f} s)", title_justify="left")
     for line in table(rows).splitlines()[2:]:
         shown.add_row(*(cell.strip().replace("**", "") for cell in line.strip("|").split("|")))
-    Console().print(shown)
+    Console(width=None if sys.stdout.isatty() else 160).print(shown)
 
 
 if __name__ == "__main__":

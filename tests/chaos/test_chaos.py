@@ -11,7 +11,7 @@ from pipeline.store.trial_store import TrialStore
 from tests.chaos.nodes import RayNodes
 from tests.chaos.storm import Storm, chaos_project, compare, undisturbed
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(900)]
 
 
 def test_a_storm_leaves_no_trace(tmp_path: Path) -> None:

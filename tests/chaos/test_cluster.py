@@ -13,7 +13,7 @@ from pipeline.store.trial_store import TrialStore
 from tests.chaos.nodes import RayNodes
 from tests.e2e.project import Project, make_project
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(600)]
 
 
 class Blindfolded(RayNodes):

@@ -156,6 +156,7 @@ def job(tmp_path: Path) -> Iterator[Job]:
         process.kill()
 
 
+@pytest.mark.cluster
 def test_two_nodes_make_one_ray_and_a_lost_worker_node_comes_back(job: Job) -> None:
     """The driver sees two nodes, a killed worker node is replaced, arguments and exit status pass through, no process stays."""
     job.stand_in("ablate", f"#!{sys.executable}\n{NODE_COUNTER}")
@@ -183,6 +184,7 @@ def test_two_nodes_make_one_ray_and_a_lost_worker_node_comes_back(job: Job) -> N
 
 
 @pytest.mark.e2e
+@pytest.mark.cluster
 def test_a_study_runs_on_the_nodes_of_a_job(job: Job) -> None:
     """`ablate run --cluster` finds the job's own Ray, its code reaches both nodes, every trial is trained and stored."""
     project = make_project(job.folder / "project")

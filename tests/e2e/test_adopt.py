@@ -10,7 +10,7 @@ from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
 from tests.e2e.project import Project
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(900)]
 LOOP = "pipeline.training.loop"
 STEP = "            optimizer.step()\n"
 REFACTORED = "            update = optimizer.step\n            update()\n"

@@ -61,6 +61,7 @@ def events(project: Project) -> list[dict[str, object]]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.cluster
 def test_every_kind_of_failure_has_its_own_end(project: Project, tmp_path: Path) -> None:
     """Lost, out of memory, bug and diverged are told apart; a process killed once is resumed; nothing else is touched."""
     once = {"kills_its_process": {"once": str(tmp_path / "once"), "at_step": 5}}

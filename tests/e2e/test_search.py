@@ -38,6 +38,7 @@ def ledger(project: Project) -> dict[str, Any]:
     return content
 
 
+@pytest.mark.cluster
 def test_a_search_on_ray_survives_two_kills_with_an_exact_ledger(project: Project) -> None:
     """SIGKILL of everything twice while points are pruned: the third driver ends it, every budget used to the epoch."""
     declare(project, epochs=9, trials=4, pruner={"asha": {"grace_epochs": 2, "reduction": 2}})
@@ -68,6 +69,7 @@ def test_a_search_on_ray_survives_two_kills_with_an_exact_ledger(project: Projec
     assert "ray" not in again.stderr
 
 
+@pytest.mark.cluster
 def test_a_lost_worker_costs_no_budget(project: Project) -> None:
     """SIGKILL of a worker in the middle of a point: the point is run again on another worker, and the ledger does not see it."""
     declare(project, epochs=60, trials=1)
@@ -99,6 +101,7 @@ def workers_in(project: Project) -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.cluster
 def test_ctrl_c_during_a_search_is_clean(project: Project) -> None:
     """Status 130 and no process left; no winners are written, so the table waits."""
     declare(project, epochs=12, trials=4)

@@ -21,7 +21,7 @@ from pipeline.store.records import Record
 from pipeline.study.params import Resources
 from pipeline.study.spec import TrialSpec
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.e2e, pytest.mark.cluster, pytest.mark.timeout(180)]
 GIB = 2**30
 
 
