@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from benchmarks.measure import Row
 from benchmarks.orchestration.scratch import Scratch
@@ -37,8 +38,8 @@ def _rows(what: str, run: Watched) -> list[Row]:
     size = len(run.ends) // PARTS
     marks = [run.starts[0], *(run.ends[(part + 1) * size - 1] for part in range(PARTS))]
     seen = [run.at(mark) for mark in marks]
-    cpu_ms = [1e3 * (b.cpu_s - a.cpu_s) / size for a, b in zip(seen, seen[1:], strict=False)]
-    pace = [size / (b - a) for a, b in zip(marks, marks[1:], strict=False)]
+    cpu_ms = [1e3 * (b.cpu_s - a.cpu_s) / size for a, b in pairwise(seen)]
+    pace = [size / (b - a) for a, b in pairwise(marks)]
     rss_mib = [sample.rss / 2**20 for sample in seen[1:]]
     return [
         *(_parts(f"{what}: driver CPU", "ms/trial", cpu_ms, size)),

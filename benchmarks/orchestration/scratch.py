@@ -13,6 +13,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
+import numpy as np
+import yaml
+
 from pipeline.orchestration.driver import COMPACT_EVERY
 from pipeline.orchestration.execution import Context, Worker, dress
 from pipeline.orchestration.planning import Plan, PlannedTrial, make_plan
@@ -21,7 +24,7 @@ from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import load_study
 from pipeline.study.params import Params, load_params
-from tests.e2e.project import Project, make_project
+from tests.e2e.project import ROOT, Project, make_project
 
 # Learning rates are the rows, as they cost nothing to plan and are so many different trials.
 STUDY = """\
@@ -40,12 +43,6 @@ tables:
     rows: {{optimizer.lr: [{rates}]}}
     columns: {{arm: [ce, cam]}}
     baseline: ce
-"""
-PARAMS = """\
-study: {study}
-resources: {{executor: {executor}, device: cpu, cpus_per_trial: 1, max_concurrent: 2}}
-tracking: {{uri: {uri}}}
-store: {{url: {store}, checkpoint_s: 120.0}}
 """
 MIRROR = "sqlite:///mlflow.db"
 
@@ -73,9 +70,13 @@ class Scratch(Project):
         (self.folder / f"studies/{name}.yaml").write_text(text, encoding="utf-8")
 
     def choose(self, study: str, *, store: str, executor: str = "ray", mirrored: bool = False) -> None:
-        """Write params.yaml."""
-        text = PARAMS.format(study=study, executor=executor, uri=MIRROR if mirrored else "null", store=store)
-        (self.folder / "params.yaml").write_text(text, encoding="utf-8")
+        """Write params.yaml: the repository's own but for this."""
+        content = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        content["study"] = study
+        content["resources"] |= {"executor": executor, "device": "cpu", "cpus_per_trial": 1, "max_concurrent": 2}
+        content["tracking"]["uri"] = MIRROR if mirrored else None
+        content["store"]["url"] = store
+        (self.folder / "params.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
 
     def timed(self, *command: str) -> tuple[float, CompletedProcess[str]]:
         """Seconds that a command takes, and what it said."""
@@ -116,10 +117,15 @@ def trained(scratch: Scratch, trial: PlannedTrial, params: Params) -> Record:
 
 
 def as_of(pattern: Record, trial: PlannedTrial, epochs: int) -> Record:
-    """A record as `trial` would leave it, with the numbers of another and a history of so many epochs."""
+    """A record as `trial` would leave it: the numbers of another, each metric a little off, and a history of so many epochs."""
+    rng = np.random.default_rng(trial.spec.seed + epochs + int(trial.spec.trial_id[:8], 16))
     ids = {"trial_id": trial.spec.trial_id, "cell_id": trial.spec.cell_id, "seed": trial.spec.seed, "epochs_done": epochs}
-    history = [{**pattern.history[epoch % len(pattern.history)], "epoch": epoch + 1} for epoch in range(epochs)]
-    return dress(Record({**pattern, **ids}, history, pattern.panel), trial)
+    metrics = [name for name, value in pattern.items() if name.startswith("metric_") and isinstance(value, float)]
+    row = {name: pattern[name] * scale for name, scale in zip(metrics, rng.uniform(0.9, 1.0, len(metrics)).tolist(), strict=True)}
+    last = pattern.history[-1]
+    by_epoch = {name: (value * rng.uniform(0.9, 1.0, epochs)).tolist() for name, value in last.items() if name.startswith("metric_")}
+    history = [{"epoch": epoch + 1, **{name: values[epoch] for name, values in by_epoch.items()}} for epoch in range(epochs)]
+    return dress(Record({**pattern, **row, **ids}, history, pattern.panel), trial)
 
 
 @dataclass(frozen=True)

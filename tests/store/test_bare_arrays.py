@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.store.bare_arrays import int32_array, numpy_of
@@ -25,6 +25,7 @@ print(sorted(store.records()), sorted(store.summary(["seed", "reason"])), "panda
 """
 
 
+@settings(deadline=None)
 @given(
     chunks=st.lists(st.lists(st.none() | st.integers(-(2**31), 2**31 - 1), max_size=8), max_size=4),
     type_=st.sampled_from([pa.int32(), pa.int64(), pa.float64(), pa.string()]),
@@ -37,6 +38,7 @@ def test_values(chunks: list[list[int | None]], type_: pa.DataType, start: int) 
     assert values_of(column) == column.to_pylist()
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(-(2**31), 2**31 - 1)))
 def test_there_and_back(numbers: list[int]) -> None:
     """Whole numbers survive the way to Arrow and back."""
