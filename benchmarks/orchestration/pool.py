@@ -101,9 +101,7 @@ def measure(scratch: Scratch, *, trials: int, seconds: float, rounds: int) -> li
             rows.append(Row("... once both workers are up", "ratio", [run.over_ideal_once_up for run in runs]))
             rows.append(Row("... the second worker's first trial after the first one's", "s", [run.last_up_s for run in runs]))
         if name == ours:
-            rows.append(
-                Row("**once both workers are up, over the target of 1.10**", "ratio", [r.over_ideal_once_up / TARGET for r in runs])
-            )
+            rows.append(Row("**once both are up, over the target of 1.10**", "ratio", [r.over_ideal_once_up / TARGET for r in runs]))
         rows.append(Row("... a trial's own time, mean", "s", [fmean(run.trial_s) for run in runs]))
         rows.append(Row("... start-up, until the first trial", "s", [run.start_up_s for run in runs]))
         shares = [run.driver_share for run in runs if run.driver_share is not None]
