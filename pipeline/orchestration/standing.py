@@ -42,11 +42,13 @@ def runs_of(claims: Mapping[str, Claim]) -> list[str]:
     lines = []
     for claim in claims.values():
         note = claim.note
-        if "study" in note:
+        since = f"on {claim.host} (process {claim.pid}), for {clock(time.time() - claim.since)}"
+        if note.get("search"):
+            lines.append(f"search of {note['study']} {since}")
+        elif "study" in note:
             left = f", {clock(note['left_s'])} left" if note.get("left_s") is not None else ""
             failed = f", {note['failed']} failed" if note.get("failed") else ""
             lines.append(
-                f"run of {note['study']} on {claim.host} (process {claim.pid}), for {clock(time.time() - claim.since)}: "
-                f"{note.get('stored', 0)} of {counted(note['trials'], 'trial')} done{failed}{left}"
+                f"run of {note['study']} {since}: {note.get('stored', 0)} of {counted(note.get('trials', 0), 'trial')} done{failed}{left}"
             )
     return lines
