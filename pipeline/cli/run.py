@@ -119,7 +119,7 @@ def run(
         print_json({**keys, **troubles, "missing": [t.spec.trial_id for t in outcome.missing]})
     else:
         say(outcome.line())
-        for record in [*outcome.diverged, *outcome.failed]:
+        for record in [r for r in (*outcome.diverged, *outcome.failed) if only is None or r["trial_id"] in only]:
             say(f"  {record['failure']}: {record.get('name', '')} [{record['trial_id']}]: {record['reason']}")
         if outcome.failed:
             say("  `ablate status` shows where their tracebacks are; `ablate run --failed` runs them again.")

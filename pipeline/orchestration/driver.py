@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.orchestration.cost import CostModel
 from pipeline.orchestration.events import EventLog, rerun_command, write_traceback
+from pipeline.orchestration.execution import FOUND
 from pipeline.orchestration.exposition import Exposition
 from pipeline.orchestration.notes import warn
 from pipeline.orchestration.planning import PlannedTrial
@@ -29,7 +30,7 @@ class Driver:
         self.study, self.view, self.tracker, self.store = study, view, tracker, store
         self.costs, self.events, self.alive = costs, events, alive
         self.counters = Exposition(study, view.total)
-        self.stored = self.failed = 0
+        self.stored = self.failed = self.trained = 0
         self._epochs: dict[str, int] = {}  # running trial -> last epoch heard of
         self._looked_ahead = float("-inf")
 
@@ -44,6 +45,7 @@ class Driver:
         trial_id = trial.spec.trial_id
         if row["epoch"] != self._epochs.get(trial_id, 0) + 1:  # it went on from a checkpoint
             self.view.started(trial_id, epochs_before=row["epoch"] - 1)
+            self._log("trial_resumed", trial, epochs_before=row["epoch"] - 1)
         self._epochs[trial_id] = row["epoch"]
         self.counters.counts["epochs"] += 1
         self.view.epoch(trial_id)
@@ -51,6 +53,7 @@ class Driver:
 
     def finished(self, trial: PlannedTrial, record: Record) -> None:
         trial_id, failed = trial.spec.trial_id, record["state"] == "failed"
+        found = bool(record.pop(FOUND, False))
         message = f"{trial.name}: {record.get('reason', '')}"
         told: dict[str, Any] = {}
         if failed and record["failure"] not in FINAL_FAILURES:
@@ -59,15 +62,20 @@ class Driver:
         self.view.finished(trial_id, trial.spec.config["epochs"], failed, message)
         if record.get("checkpoint_error"):
             warn(f"{trial.name} ran without new checkpoints: {record['checkpoint_error']}")
-        self.costs.add(trial.spec, record)
-        self.counters.ended(trial_id, "failed" if failed else "complete")
+        if not found:
+            self.costs.add(trial.spec, record)
+        self.counters.ended(trial_id, None if found else "failed" if failed else "complete")
+        self.trained += not found
         self.stored += 1
         self.failed += failed
         if self.stored % COMPACT_EVERY == 0:
             self.store.compact()
         self.tracker.trial_finished(view_of(trial, self.study), record, lambda: record.history)
-        seconds = record.get("time_total_s")
-        self._log("trial_ended", trial, state=record["state"], reason=record.get("reason", ""), seconds=seconds, **told)
+        if found:
+            self._log("trial_found", trial)
+        else:
+            facts = {key: record[key] for key in ("state", "reason", "failure", "resumed", "time_total_s") if record.get(key)}
+            self._log("trial_ended", trial, **facts, **told)
         self.alive.note(self.events.run, stored=self.stored, failed=self.failed)
         if time.monotonic() - self._looked_ahead > LOOK_AHEAD_EVERY_S:
             self._looked_ahead = time.monotonic()

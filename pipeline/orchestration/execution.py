@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ from pipeline.study.spec import TrialSpec
 from pipeline.trial import environment, run_trial
 
 KEEP_OPEN = 4  # datasets a process keeps mapped
+FOUND = "found"  # key of a record that another run had stored meanwhile; never stored itself
 OnEpoch = Callable[[dict[str, Any]], None]
 
 
@@ -103,11 +105,16 @@ class Worker:
         self._data: dict[str, ImageData] = {}
         self._troubles: list[StoreError] = []  # with the checkpoints of the present trial
 
-    def execute(self, trial: PlannedTrial, on_epoch: OnEpoch) -> Record:
+    def execute(self, trial: PlannedTrial, on_epoch: OnEpoch, on_start: Callable[[], None] = lambda: None) -> Record:
         """Run one trial and append its record to the store, whatever becomes of it.
 
         A bug in a method's code becomes a failed record with its traceback; Ctrl-C and an unwritable store are raised. A trial that
-        another run has finished meanwhile is not run again.
+        another run has finished meanwhile is not run again: its record comes back with the key `FOUND`.
+
+        Args:
+            trial: what to run.
+            on_epoch: called with each finished row of the history.
+            on_start: called once it is sure that the trial is run here.
 
         Raises:
             TakenError: another process is at it.
@@ -118,7 +125,8 @@ class Worker:
         with self._claimed(trial) as keep:
             stored = self.store.complete_record(trial.spec.trial_id)
             if stored is not None:
-                return stored
+                return Record({**stored, FOUND: True}, stored.history)
+            on_start()
             record = self._run(trial, on_epoch, keep)
             self.store.append([record])
             if record["state"] != "failed" or record["failure"] not in RETRIED:
@@ -153,7 +161,13 @@ class Worker:
             record = run_trial(trial.spec, data=images, device=self.context.device, sink=sink, checkpoints=self._checkpoints(trial))
         except (StoreError, DataError):
             raise
-        except Exception as error:  # noqa: BLE001 - a failed trial never stops the others; its traceback is the record
+        except _ToldToStop as stop:
+            raise stop.why from None
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a failed trial never stops the others; its traceback is the record
+            record = failure(trial.spec, error, torch.device(self.context.device), sink.history)
+        except KeyboardInterrupt as error:
+            if threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C; elsewhere it can only be the method's own doing
             record = failure(trial.spec, error, torch.device(self.context.device), sink.history)
         finally:
             if self.context.device == "cuda":
@@ -178,6 +192,14 @@ class Worker:
 RETRIED = ("out_of_memory", "device", "lost")
 
 
+class _ToldToStop(BaseException):
+    """Whoever listens to the epochs ends the process or was interrupted: no failure of the trial."""
+
+    def __init__(self, why: BaseException) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
 class _Sink:
     def __init__(self, worker: Worker, spec: TrialSpec, on_epoch: OnEpoch) -> None:
         self.weights, self.worker, self.spec, self.on_epoch = worker.context.weights, worker, spec, on_epoch
@@ -185,7 +207,10 @@ class _Sink:
 
     def epoch(self, row: dict[str, Any]) -> None:
         self.history.append(row)
-        self.on_epoch(row)
+        try:
+            self.on_epoch(row)
+        except (SystemExit, KeyboardInterrupt) as why:
+            raise _ToldToStop(why) from why
 
     def save_weights(self, state: dict[str, Tensor]) -> None:
         from safetensors.torch import save
@@ -218,7 +243,7 @@ def dress(record: Record, trial: PlannedTrial) -> Record:
     return record
 
 
-def failure(spec: TrialSpec, error: Exception, device: torch.device, history: list[dict[str, Any]]) -> Record:
+def failure(spec: TrialSpec, error: BaseException, device: torch.device, history: list[dict[str, Any]]) -> Record:
     """The record of a trial that raised."""
     row = {
         "trial_id": spec.trial_id,
@@ -239,7 +264,7 @@ def lost_record(spec: TrialSpec, reason: str) -> Record:
     return Record({**ids, "state": "failed", "failure": "lost", "reason": reason})
 
 
-def kind_of(error: Exception) -> str:
+def kind_of(error: BaseException) -> str:
     """'out_of_memory', 'device' (the GPU or its driver broke under it) or 'error' (a bug)."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
         return "out_of_memory"

@@ -19,7 +19,7 @@ class Outcome:
     """What became of the trials of a plan.
 
     Attributes:
-        started: number of trials this call started.
+        started: number of trials this call trained; those that another run finished meanwhile are not among them.
         complete, diverged, skipped: final outcomes.
         failed: records of trials that failed for a reason that may pass.
         missing: trials without any record: lost worker, interrupted, full disk.

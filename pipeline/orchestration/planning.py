@@ -119,7 +119,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     arms = _arms_by_config(designs)
     fits = Fits(prepared)
     trials: dict[str, PlannedTrial] = {}
-    tables, blocked = [], {}
+    tables, blocked, unidentified = [], {}, set()
     for design in designs:
         cells = []
         if design.tuned and winners is None:
@@ -129,8 +129,10 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
         for cell in design.cells:
             manifest = manifests[canonical_json(cell.config["dataset"])]
             if manifest is None:
-                reason = f"dataset {cell.config['dataset']['name']!r} is not prepared; `ablate run` and `dvc repro` prepare it"
-                blocked.setdefault(design.name, []).extend([reason] * len(seeds))
+                reason = f"dataset {cell.config['dataset']['name']!r} is not prepared; `ablate prepare`, `ablate run` and `dvc repro` do it"
+                if (config := canonical_json(cell.config)) not in unidentified:  # the same cell in two tables is the same trials
+                    blocked.setdefault(design.name, []).extend([reason] * len(seeds))
+                    unidentified.add(config)
                 continue
             check_batch_size(cell.config, manifest)
             key = code_key_of(cell.config)

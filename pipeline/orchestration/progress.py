@@ -128,11 +128,11 @@ class ProgressView:
         return f"{self.done}/{self.total} trial{'' if self.total == 1 else 's'}, {self._state()}"
 
     def summary(self) -> str:
-        """'forecast 12:30, took 13:10 (+5 %), the first trial began after 0:04'; '' where not all was run here, or nothing was forecast."""
+        """'forecast 12:30, took 13:10 (+5 %), after 0:04 of starting up'; '' where not all was run here, or nothing was forecast."""
         if self.eta is None or self.first is None or self.done < self.total or self.others:
             return ""
-        took = time.monotonic() - self.began
-        start = f", the first trial began after {clock(self.first - self.began)}"
+        took = time.monotonic() - self.first
+        start = f", after {clock(self.first - self.began)} of starting up"
         if not self.expected_s:
             return f"forecast unknown, took {clock(took)}{start}"
         return f"forecast {clock(self.expected_s)}, took {clock(took)} ({100 * (took / self.expected_s - 1):+.0f} %){start}"
@@ -147,7 +147,7 @@ class ProgressView:
         return max(0.0, (time.monotonic() - self.began) * (1 - share) / share)
 
     def _state(self) -> str:
-        elapsed, share = time.monotonic() - self.began, self.epochs_done / self.epochs
+        elapsed, share = time.monotonic() - (self.first or self.began), self.epochs_done / self.epochs
         parts = [f"{len(self.running)} running", f"{self.failed} failed"]
         if self.others:
             parts.append(f"{len(self.others)} elsewhere")

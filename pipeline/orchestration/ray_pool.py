@@ -348,7 +348,7 @@ class Pool:
             return
         if self.claims.take(job.trial_id):  # the dead worker's
             self.claims.release(job.trial_id)
-        reason = f"given up after {counted(job.attempts, 'attempt')}: {why} ({_last_line(error)})"
+        reason = f"given up after {counted(job.attempts, 'attempt')}: {why}"
         record = dress(lost_record(job.trial.spec, reason), replace(job.trial, attempt=job.trial.attempt + job.attempts - 1))
         self.store.append([record])
         self.listener.finished(job.trial, record)

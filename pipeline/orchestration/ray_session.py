@@ -107,6 +107,8 @@ def connect(ray: Any, address: str | None, context: Context, resources: Resource
             logging_level="WARNING",
             **gpus,
         )
+    except SystemExit as stop:  # while it starts, Ray's own handler of SIGTERM is in place
+        raise KeyboardInterrupt("SIGTERM") from stop
     except (ConnectionError, OSError, RuntimeError, ValueError) as error:
         if not address:
             raise ClusterError(
@@ -114,7 +116,7 @@ def connect(ray: Any, address: str | None, context: Context, resources: Resource
             ) from error
         raise ClusterError(
             f"No Ray cluster at RAY_ADDRESS={address!r}: {str(error).splitlines()[0]}. Start one (`ray start --head`), correct the address "
-            "(host:port, or auto), or unset RAY_ADDRESS to run on this machine."
+            "(host:port, or auto), give it the cluster's RAY_AUTH_TOKEN, or unset RAY_ADDRESS to run on this machine."
         ) from error
 
 
@@ -161,8 +163,13 @@ def _knock(address: str) -> None:
         OSError: nobody listens there.
         ValueError: the address is not of the form host:port.
     """
-    if address in ("auto", "local"):
-        return
+    if address == "auto":
+        from ray._private.services import find_bootstrap_address
+
+        # What `ray start` wrote down; it may be of a cluster that is gone, for which Ray would wait minutes.
+        address = find_bootstrap_address(None) or ""
+        if not address:
+            raise ConnectionError("no `ray start` is known on this machine")
     if address.startswith("ray://"):
         raise ValueError("ray:// is the Ray client, which cannot run studies; start the run on a node of the cluster")
     host, colon, port = address.rpartition(":")

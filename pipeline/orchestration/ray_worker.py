@@ -24,6 +24,8 @@ from pipeline.study.plugins import import_plugins
 
 TELL_EVERY_S = 0.5  # epochs of less are told of together
 
+LAST = ("finished", "taken", "aborted", "crashed")
+
 Event = dict[str, Any]
 
 
@@ -83,21 +85,22 @@ class TrialWorker:
             shutil.rmtree(temporary, ignore_errors=True)
 
     def run(self, text: str) -> Iterator[list[Event]]:
-        """Run one trial; yields what happens, some events at a time. The last event is finished, taken, aborted or crashed."""
+        """Run one trial; yields what happens, some events at a time. The last event is one of `LAST`."""
         trial = PlannedTrial.from_json(text)
         events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         # A thread of its own: the trial calls back, a generator is called.
         threading.Thread(target=self._work, args=(trial, events), name="trial", daemon=True).start()
-        yield [{"event": "started"}]
         while True:
             batch = _some(events)
             yield batch
-            if batch[-1]["event"] != "epoch":
+            if batch[-1]["event"] in LAST:
                 return
 
     def _work(self, trial: PlannedTrial, events: queue.SimpleQueue[Event]) -> None:
         try:
-            record = self.worker.execute(trial, lambda row: events.put({"event": "epoch", "row": row}))
+            record = self.worker.execute(
+                trial, lambda row: events.put({"event": "epoch", "row": row}), lambda: events.put({"event": "started"})
+            )
             events.put({"event": "finished", "record": dict(record), "history": record.history})
         except TakenError:
             events.put({"event": "taken"})
@@ -108,7 +111,7 @@ class TrialWorker:
 
 
 def _some(events: queue.SimpleQueue[Event]) -> list[Event]:
-    """At least one event; what comes within `TELL_EVERY_S` comes with it, and the end of the trial at once."""
+    """At least one event; what comes within `TELL_EVERY_S` comes with it; start and end of the trial at once."""
     batch = [events.get()]
     until = time.monotonic() + TELL_EVERY_S
     while batch[-1]["event"] == "epoch":

@@ -66,6 +66,8 @@ def run_plan(
     ]
     todo_ids = {trial.spec.trial_id for trial in todo}
     if todo:
+        if params.resources.executor == "serial" and os.environ.get("RAY_ADDRESS"):
+            log("RAY_ADDRESS is set, but resources.executor is serial in params.yaml: trials run on this machine.")
         store.check_writable()
         check_code(todo)
         prepare_components(plan.datasets, params, log)
@@ -80,11 +82,12 @@ def run_plan(
             (view_of(plan.trials[trial_id], plan.study), record, lambda trial_id=trial_id: store.history(trial_id))  # type: ignore[misc]
             for trial_id, record in stored.items()
         )
+        trained = 0
         if todo:
-            _train(todo, plan, params, records, tracker, store)
+            trained = _train(todo, plan, params, records, tracker, store)
             store.compact()
             records = store.records()
-        outcome = Outcome.of(plan, records, len(todo))
+        outcome = Outcome.of(plan, records, trained)
         outcome.run_ids = tracker.run_ids()
     remember_runs(params.tracking, plan.study, {t: records[t] for t in plan.trials if t in records}, outcome.run_ids)
     return outcome
@@ -92,7 +95,8 @@ def run_plan(
 
 def _train(
     todo: list[PlannedTrial], plan: Plan, params: Params, records: Mapping[str, Record], tracker: NullTracker, store: TrialStore
-) -> None:
+) -> int:
+    """Run the trials; returns how many were run here."""
     run = f"{platform.node()}-{os.getpid()}-{secrets.token_hex(3)}"
     device = _device(params)
     costs, _ = learned(plan, todo, records, params, probe=False)
@@ -114,6 +118,7 @@ def _train(
                 _execute(todo, params, run, device, driver, costs)
             finally:
                 driver.counters.write(now=True)
+            return driver.trained
     finally:
         claims.release(run)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -28,9 +29,8 @@ def run_serial(trials: Iterable[PlannedTrial], context: Context, listener: Liste
             listener.epoch(trial, row)
             listener.tick()
 
-        listener.started(trial)
         try:
-            record = worker.execute(trial, on_epoch)
+            record = worker.execute(trial, on_epoch, functools.partial(listener.started, trial))
         except TakenError:
             listener.elsewhere(trial)
             waiting.append(trial)

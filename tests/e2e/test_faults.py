@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,7 @@ LEVELS = [
     "none",
     "kills_its_process",
     "has_a_bug",
+    "leaves",
     "eats_memory",
     "blows_up",
 ]
@@ -79,6 +81,7 @@ def test_every_kind_of_failure_has_its_own_end(project: Project, tmp_path: Path)
     assert resumed["state"] == "complete"
     assert resumed["resumed"] == 1
     assert records["has_a_bug"]["failure"] == "error"
+    assert (records["leaves"]["failure"], records["leaves"]["reason"]) == ("error", "SystemExit: 0")
     assert records["eats_memory"]["failure"] == "out_of_memory"
     assert records["eats_memory"]["attempt"] == 2
     assert records["blows_up"]["failure"] == "diverged"
@@ -93,25 +96,27 @@ def test_every_kind_of_failure_has_its_own_end(project: Project, tmp_path: Path)
     # A second run tries again what may pass, and leaves bugs and diverged trials alone.
     project.set_param("executor: ray", "executor: serial")
     plan = json.loads(project.ablate("plan", "--json", "--no-probe").stdout)
-    assert plan["totals"]["failed"] == 4
+    assert plan["totals"]["failed"] == 5
     levels: list[object] = [level for level in LEVELS if level != "kills_its_process"]
     text = STUDY.format(levels=json.dumps(levels), epochs=6, seeds=1)
     (project.folder / "studies/tiny.yaml").write_text(text, encoding="utf-8")
     again = project.ablate("run", check=1)
-    assert "1 complete, 0 skipped, 1 diverged, 2 failed, 0 missing (1 trained now)" in again.stdout
+    assert "1 complete, 0 skipped, 1 diverged, 3 failed, 0 missing (1 trained now)" in again.stdout
     named = project.ablate("run", "--trial", str(records["has_a_bug"]["trial_id"]), check=1)
     assert "(1 trained now)" in named.stdout
     assert by_regularizer(project)["has_a_bug"]["attempt"] == 2
 
 
 def test_two_drivers_on_one_store_train_each_trial_once(project: Project) -> None:
-    """Both end with a complete study; together they started each trial once."""
+    """Both end with a complete study; together they started each trial once, and each says what it trained itself."""
     declare(project, ["none", "mixup", "cutout"], epochs=20, seeds=3, executor="serial")
     project.ablate("prepare")
     first, second = (project.start(sys.executable, "-m", "pipeline", "run") for _ in range(2))
     assert (first.wait(timeout=300), second.wait(timeout=300)) == (0, 0)
     assert stored_times(project).total() == len(stored_times(project)) == 9
-    assert sum(event["event"] == "run_ended" for event in events(project)) == 2
+    told = Counter(str(event["event"]) for event in events(project))
+    assert told["run_ended"] == 2
+    assert told["trial_started"] == told["trial_ended"] == 9
 
 
 def test_status_from_another_shell_shows_what_runs(project: Project) -> None:

@@ -75,7 +75,7 @@ def test_without_a_forecast_the_share_of_the_epochs_tells(wait: Callable[[float]
 
 
 def test_the_forecast_is_compared_with_what_it_took(wait: Callable[[float], None]) -> None:
-    """At the end, with the time until the first trial began."""
+    """At the end, from the start of the first trial on; what came before it is said apart."""
     screen = Screen(2)
     with screen.view:
         wait(6)
@@ -83,7 +83,7 @@ def test_the_forecast_is_compared_with_what_it_took(wait: Callable[[float], None
             screen.view.started(trial_id)
             wait(63)
             screen.view.finished(trial_id, 10, failed=False)
-    assert screen.text.splitlines()[-1] == "forecast 2:00, took 2:12 (+10 %), the first trial began after 0:06"
+    assert screen.text.splitlines()[-1] == "forecast 2:00, took 2:06 (+5 %), after 0:06 of starting up"
 
 
 def test_a_forecast_of_some_trials_is_not_compared_with_all(wait: Callable[[float], None]) -> None:
@@ -97,7 +97,7 @@ def test_a_forecast_of_some_trials_is_not_compared_with_all(wait: Callable[[floa
             view.started(spec.trial_id)
             wait(60)
             view.finished(spec.trial_id, 10, failed=False)
-    assert stream.getvalue().splitlines()[-1] == "forecast unknown, took 2:00, the first trial began after 0:00"
+    assert stream.getvalue().splitlines()[-1] == "forecast unknown, took 2:00, after 0:00 of starting up"
 
 
 @pytest.mark.parametrize("how", ["aborted", "elsewhere", "interrupted"])
