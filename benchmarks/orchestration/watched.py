@@ -98,7 +98,7 @@ def run_watched(scratch: Scratch, study: str) -> Watched:
         samples,
         sorted(event["time"] for event in _of(events, "trial_started")),
         sorted(event["time"] for event in ended),
-        [event["seconds"] for event in ended],
+        [event["time_total_s"] for event in ended],
     )
 
 
