@@ -21,6 +21,7 @@ def train(project: Project, store: str, executor: str, workers: str) -> dict[str
     return TrialStore(project.folder / store).records()
 
 
+@pytest.mark.cluster
 def test_executor_and_number_of_workers_change_no_number(project: Project) -> None:
     """Weights, bit for bit, all metrics, and what pictures are drawn from are the same whoever ran the trials."""
     serial = train(project, "store-serial", "serial", "null")

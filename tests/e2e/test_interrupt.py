@@ -73,6 +73,7 @@ def test_sigkill_of_the_driver_loses_and_repeats_nothing(long_study: Project) ->
     assert len(after) == TRIALS
 
 
+@pytest.mark.cluster
 def test_ctrl_c_during_repro_on_ray_caches_nothing_and_leaves_no_process(long_study: Project) -> None:
     """Ctrl-C during a Ray run ends non-zero, with no outcome, no cache entry and no process; repro then continues."""
     long_study.set_param("executor: serial", "executor: ray")

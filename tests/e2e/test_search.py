@@ -117,6 +117,7 @@ def test_ctrl_c_during_a_search_is_clean(project: Project) -> None:
     assert plan["tables"]["tuned"]["blocked"] == 4
 
 
+@pytest.mark.cluster
 def test_repro_searches_before_it_plans(project: Project) -> None:
     """`dvc repro` ends with the tuned table filled; a second one runs nothing; one trial more searches only that one."""
     declare(project, trials=2)
