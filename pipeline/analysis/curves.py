@@ -8,10 +8,13 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from pipeline.analysis.wording import file_stem
 
 _COLUMNS = {"val": "metric_val_acc_top1", "test": "metric_test_acc_top1"}
 
@@ -98,3 +101,14 @@ def curves_csv(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table) -> 
     for epoch in sorted({epoch for values in by_epoch for epoch in values}):
         writer.writerow([epoch, *(values.get(epoch) for values in by_epoch)])
     return stream.getvalue()
+
+
+def write_curves(document: Mapping[str, Any], *, trials: pa.Table, history: pa.Table, folder: Path) -> list[Path]:
+    """Write `<table>.csv` for `dvc plots`, one a table that has a complete cell."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for spec in document["tables"]:
+        if accuracy_curves(spec, history, trials)[0]:
+            paths.append(folder / f"{file_stem(spec['name'])}.csv")
+            paths[-1].write_text(curves_csv(spec, history, trials), encoding="utf-8", newline="\n")
+    return paths

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 from pipeline.analysis.aggregate import summary_metrics
 from pipeline.analysis.collect import collect, read_run_ids, write_results
-from pipeline.analysis.figures import write_curves
-from pipeline.analysis.render_text import render_text
+from pipeline.analysis.curves import write_curves
+from pipeline.analysis.render.text_table import render_text
+from pipeline.analysis.render.write import write_tables
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
-from pipeline.analysis.write import write_tables
 from pipeline.errors import ConfigError, counted
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.project import CURVES, METRICS, OUTCOMES, PLAN, RESULTS, TABLES, absolute_url

@@ -9,6 +9,7 @@ from itertools import groupby
 
 from pipeline.analysis.metrics import SELECTION_WORDS, describe, map_measure
 from pipeline.analysis.tables import CellResult, Missing, TableResult
+from pipeline.errors import ConfigError
 
 _STATE_WORDS = {"planned": "not trained yet", "complete": "finished without a value"}
 _MEASURES = {"max_box_acc": "MaxBoxAcc", "max_box_acc_v2": "MaxBoxAccV2", "pxap": "pixel average precision"}
@@ -200,3 +201,10 @@ def _setting(value: object) -> str:
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
+
+
+def file_stem(table: str) -> str:
+    """`table`, after the check that it can be a file name."""
+    if not re.fullmatch(r"\w[\w.+-]*", table):
+        raise ConfigError(f"table name {table!r} cannot be a file name; use letters, digits, _ . + - and start with a letter. Rename it.")
+    return table

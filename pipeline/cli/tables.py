@@ -18,8 +18,8 @@ def table(
     as_json: JsonOption = False,
 ) -> None:
     """Print tables from what is stored now; missing seeds are named, never averaged over."""
-    from pipeline.analysis.render_json import render_json
-    from pipeline.analysis.render_text import render_text
+    from pipeline.analysis.render.json_table import render_json
+    from pipeline.analysis.render.text_table import render_text
     from pipeline.analysis.tables import build_table
     from pipeline.orchestration.explain import current_results
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pipeline.analysis.figures import write_figures
-from pipeline.analysis.report import write_report
+from pipeline.analysis.figures.write import write_figures
+from pipeline.analysis.figures.write_panels import write_panels
+from pipeline.analysis.render.write import FORMATS
+from pipeline.analysis.report.page import write_report
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
-from pipeline.analysis.wording import caption
-from pipeline.analysis.write import FORMATS, file_stem
-from pipeline.analysis.write_panels import write_panels
+from pipeline.analysis.wording import caption, file_stem
 from pipeline.orchestration.notes import warn
 from pipeline.orchestration.tracking import open_tracker
 from pipeline.study.params import Params

@@ -9,8 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis.curves import accuracy_curves, curves_csv
-from pipeline.analysis.figures import accuracy_over_epochs, is_sweep, save_figure, sweep, write_curves, write_figures
+from pipeline.analysis.curves import accuracy_curves, curves_csv, write_curves
+from pipeline.analysis.figures.accuracy import accuracy_over_epochs
+from pipeline.analysis.figures.style import save_figure
+from pipeline.analysis.figures.sweep import is_sweep, sweep
+from pipeline.analysis.figures.write import write_figures
 from pipeline.analysis.tables import build_table
 
 

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pipeline.analysis.render_csv import render_csv
-from pipeline.analysis.render_html import render_html
-from pipeline.analysis.render_json import render_json
-from pipeline.analysis.render_latex import render_latex
-from pipeline.analysis.render_markdown import render_markdown
-from pipeline.analysis.render_text import render_text
+from pipeline.analysis.render.csv_table import render_csv
+from pipeline.analysis.render.html_table import render_html
+from pipeline.analysis.render.json_table import render_json
+from pipeline.analysis.render.latex_table import render_latex
+from pipeline.analysis.render.markdown_table import render_markdown
+from pipeline.analysis.render.text_table import render_text
+from pipeline.analysis.render.write import write_tables
 from pipeline.analysis.tables import build_table
 from pipeline.analysis.wording import caption
-from pipeline.analysis.write import write_tables
 from pipeline.errors import ConfigError
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)

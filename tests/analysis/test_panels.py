@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.analysis.figures import write_figures
-from pipeline.analysis.panel_maps import COLOR_MAP, TILE_PIXELS, map_tile, maps_figure, outlined
-from pipeline.analysis.panel_points import features_figure
-from pipeline.analysis.panels import MAX_ARMS, MAX_ROWS, Arm, blocks_of, chosen_words, groups_of, image_rows
-from pipeline.analysis.report import write_report
+from pipeline.analysis.figures.panel_maps import COLOR_MAP, TILE_PIXELS, map_tile, maps_figure, outlined
+from pipeline.analysis.figures.panel_points import features_figure
+from pipeline.analysis.figures.panels import MAX_ARMS, MAX_ROWS, Arm, blocks_of, chosen_words, groups_of, image_rows
+from pipeline.analysis.figures.write import write_figures
+from pipeline.analysis.figures.write_panels import write_panels
+from pipeline.analysis.report.page import write_report
 from pipeline.analysis.tables import build_table
 from pipeline.analysis.wording import wrap
-from pipeline.analysis.write_panels import write_panels
 from pipeline.store.records import panel_types
 
 

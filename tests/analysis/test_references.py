@@ -8,7 +8,7 @@ import math
 import pyarrow as pa
 import pytest
 
-from pipeline.analysis.render_json import render_json
+from pipeline.analysis.render.json_table import render_json
 from pipeline.analysis.tables import Reference, build_table
 from pipeline.analysis.wording import caption, cell_notes
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from pipeline.analysis.figures import write_figures
-from pipeline.analysis.report import write_report
+from pipeline.analysis.figures.write import write_figures
+from pipeline.analysis.report.page import write_report
 from pipeline.analysis.tables import build_table
 from pipeline.analysis.wording import summary_sentences
 from pipeline.errors import ConfigError

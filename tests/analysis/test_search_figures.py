@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.analysis.search_figures import draw_history, draw_importance
+from pipeline.analysis.figures.search import draw_history, draw_importance
 
 
 def svg_of(figure: Figure | None) -> bytes:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.analysis.tables import build_table, build_tables, load_results, load_tables
+from pipeline.analysis.tables import build_table, build_tables, load_tables
 from pipeline.errors import ConfigError, StoreError
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
@@ -264,6 +264,6 @@ def test_results_load_from_files(tmp_path, arms):
     spec, trials = arms
     (tmp_path / "tables.json").write_text(json.dumps({"study": "quick", "tables": [spec]}))
     pq.write_table(trials, tmp_path / "trials.parquet")
-    loaded = load_results(tmp_path / "tables.json", tmp_path / "trials.parquet")
+    loaded = build_tables(load_tables(tmp_path / "tables.json"), pq.read_table(tmp_path / "trials.parquet"))
     assert loaded == build_tables({"study": "quick", "tables": [spec]}, trials)
     assert loaded[0].study == "quick"

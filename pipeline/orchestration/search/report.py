@@ -49,8 +49,8 @@ def write_report(
     if file.exists() and file.read_text(encoding="utf-8") == text:
         return  # nothing happened since, and drawing takes seconds
     file.unlink(missing_ok=True)
-    from pipeline.analysis.figures import save_figure
-    from pipeline.analysis.search_figures import draw_history, draw_importance
+    from pipeline.analysis.figures.search import draw_history, draw_importance
+    from pipeline.analysis.figures.style import save_figure
 
     (folder / "ledger.csv").write_text(as_csv(rows), encoding="utf-8")
     (folder / "ledger.md").write_text(as_markdown(plan.arms, rows, notes), encoding="utf-8")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline.analysis.render_text import render_text
+from pipeline.analysis.render.text_table import render_text
+from pipeline.analysis.render.write import write_tables
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
-from pipeline.analysis.write import write_tables
 
 HERE = Path(__file__).parent
 

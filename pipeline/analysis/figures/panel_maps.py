@@ -18,8 +18,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from pipeline.analysis.figures import STYLE, plain
-from pipeline.analysis.panels import (
+from pipeline.analysis.figures.panels import (
     Arm,
     Caption,
     Group,
@@ -34,6 +33,7 @@ from pipeline.analysis.panels import (
     title_words,
     trial_words,
 )
+from pipeline.analysis.figures.style import STYLE, plain
 from pipeline.analysis.wording import join_words, one_line, wrap
 
 COLOR_MAP = "viridis"  # perceptually uniform, and the same to colour-blind readers

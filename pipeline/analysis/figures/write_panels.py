@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 from matplotlib.figure import Figure
 
-from pipeline.analysis.figures import save_figure
-from pipeline.analysis.panel_maps import maps_figure
-from pipeline.analysis.panel_points import features_figure
-from pipeline.analysis.panels import Caption, groups_of, image_rows
-from pipeline.analysis.write import file_stem
+from pipeline.analysis.figures.panel_maps import maps_figure
+from pipeline.analysis.figures.panel_points import features_figure
+from pipeline.analysis.figures.panels import Caption, groups_of, image_rows
+from pipeline.analysis.figures.style import save_figure
+from pipeline.analysis.wording import file_stem
 
 
 def write_panels(document: Mapping[str, Any], *, panels: pa.Table, images: pa.Table, trials: pa.Table, folder: Path) -> dict[Path, Caption]:

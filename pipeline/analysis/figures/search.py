@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pipeline.analysis.figures import COLORS, STYLE, decorate, plain
+from pipeline.analysis.figures.style import COLORS, STYLE, decorate, plain
 from pipeline.metric_names import METRICS
 
 _MARKERS = ("o", "s", "^", "D", "v", "P")

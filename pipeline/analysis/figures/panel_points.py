@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from pipeline.analysis.figures import COLORS, STYLE, decorate, plain
-from pipeline.analysis.panels import (
+from pipeline.analysis.figures.panels import (
     Arm,
     Caption,
     Group,
@@ -29,6 +28,7 @@ from pipeline.analysis.panels import (
     title_words,
     trial_words,
 )
+from pipeline.analysis.figures.style import COLORS, STYLE, decorate, plain
 from pipeline.analysis.wording import join_words, wrap
 
 _COLORS = (*COLORS, "#8C564B", "#999933")

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from pipeline.analysis.render_csv import render_csv
-from pipeline.analysis.render_html import render_html
-from pipeline.analysis.render_json import render_json
-from pipeline.analysis.render_latex import render_latex
-from pipeline.analysis.render_markdown import render_markdown
+from pipeline.analysis.render.csv_table import render_csv
+from pipeline.analysis.render.html_table import render_html
+from pipeline.analysis.render.json_table import render_json
+from pipeline.analysis.render.latex_table import render_latex
+from pipeline.analysis.render.markdown_table import render_markdown
 from pipeline.analysis.tables import TableResult
-from pipeline.errors import ConfigError
+from pipeline.analysis.wording import file_stem
 
 FORMATS: dict[str, Callable[[TableResult], str]] = {
     "md": render_markdown,
@@ -37,10 +36,3 @@ def write_tables(results: Iterable[TableResult], folder: Path) -> list[Path]:
             path.write_text(render(result), encoding="utf-8", newline="\n")
             paths.append(path)
     return paths
-
-
-def file_stem(table: str) -> str:
-    """`table`, after the check that it can be a file name."""
-    if not re.fullmatch(r"\w[\w.+-]*", table):
-        raise ConfigError(f"table name {table!r} cannot be a file name; use letters, digits, _ . + - and start with a letter. Rename it.")
-    return table

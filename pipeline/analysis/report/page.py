@@ -11,12 +11,11 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.analysis.aggregate import trial_counts
+from pipeline.analysis.figures.panels import Caption
 from pipeline.analysis.layout import lay_out
-from pipeline.analysis.panels import Caption
-from pipeline.analysis.render_html import render_template
+from pipeline.analysis.render.html_table import render_template
 from pipeline.analysis.tables import TableResult
-from pipeline.analysis.wording import join_words, one_line, summary_sentences
-from pipeline.analysis.write import file_stem
+from pipeline.analysis.wording import file_stem, join_words, one_line, summary_sentences
 from pipeline.errors import ConfigError
 
 _FIGURE_WORDS = {"accuracy": "Accuracy over epochs", "sweep": "Metrics over the factor"}

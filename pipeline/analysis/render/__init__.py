@@ -1,0 +1,1 @@
+"""A finished table in each format; `write` makes all of them."""
