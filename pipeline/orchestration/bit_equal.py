@@ -43,6 +43,8 @@ class Difference:
 def differences(then: Record, now: Record) -> list[Difference]:
     """Every metric of two records and of their epochs, the digests of their weights, and their pictures, where they differ.
 
+    Pictures are compared in the columns that the older record has: later versions draw more of the same network.
+
     Args:
         then: older record, with history and panel.
         now: newer one.
@@ -52,7 +54,8 @@ def differences(then: Record, now: Record) -> list[Difference]:
     before, after = ({row["epoch"]: _metrics(row) for row in record.history} for record in (then, now))
     for epoch in sorted(before.keys() | after.keys()):
         found += _unequal(before.get(epoch, {}), after.get(epoch, {}), f" at epoch {epoch}")
-    return found + list(_unequal(_filled(then.panel), _filled(now.panel)))
+    pictures = _filled(then.panel)
+    return found + list(_unequal(pictures, {key: value for key, value in _filled(now.panel).items() if key in pictures}))
 
 
 def other_environment(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

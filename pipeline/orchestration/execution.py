@@ -20,6 +20,7 @@ from pipeline import data
 from pipeline.data.image_data import ImageData
 from pipeline.errors import DataError, StoreError
 from pipeline.orchestration.planning import PlannedTrial, check_code, code_of, open_data
+from pipeline.orchestration.system_meter import SystemMeter
 from pipeline.store.checkpoints import CheckpointFiles
 from pipeline.store.claims import Claims
 from pipeline.store.keep_alive import KeepAlive
@@ -113,7 +114,7 @@ class Worker:
 
         Args:
             trial: what to run.
-            on_epoch: called with each finished row of the history.
+            on_epoch: called with each finished row of the history, the columns of `SystemMeter` among it.
             on_start: called once it is sure that the trial is run here.
 
         Raises:
@@ -204,8 +205,10 @@ class _Sink:
     def __init__(self, worker: Worker, spec: TrialSpec, on_epoch: OnEpoch) -> None:
         self.weights, self.worker, self.spec, self.on_epoch = worker.context.weights, worker, spec, on_epoch
         self.history: list[dict[str, Any]] = []
+        self.meter = SystemMeter(torch.device(worker.context.device))
 
     def epoch(self, row: dict[str, Any]) -> None:
+        row |= self.meter.sample()  # in place: the row is the one that the record and the checkpoints hold
         self.history.append(row)
         try:
             self.on_epoch(row)

@@ -64,11 +64,13 @@ class Record(dict[str, Any]):
 
 
 def panel_types() -> dict[str, pa.DataType]:
-    """Columns of the pictures of a trial. N images with maps of H rows and W columns, M images as points.
+    """Columns of the pictures of a trial. N images with maps of H rows and W columns, M images as points, K classes.
 
     panel_digest: of the dataset. panel_index, panel_label, panel_predicted: position in the test split and classes of the N images.
     panel_height, panel_width: H and W. panel_cam, panel_caam: bytes of uint8 arrays NHW. panel_point_index, panel_point_label: of the
     M images. panel_xy: bytes of a float16 array M2, little endian. panel_share: share of the variance along the two axes.
+    panel_class_correct, panel_class_count: of the K classes, correctly classified and all images of the test split, by the weights of
+    the last epoch; null in trials that were stored before there were these two.
     """
     import pyarrow as pa
 
@@ -86,6 +88,8 @@ def panel_types() -> dict[str, pa.DataType]:
         "panel_point_label": many,
         "panel_xy": pa.large_binary(),
         "panel_share": pa.list_(pa.float64()),
+        "panel_class_correct": many,
+        "panel_class_count": many,
     }
 
 

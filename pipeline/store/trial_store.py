@@ -26,7 +26,7 @@ import pyarrow.compute as pc
 from pipeline.errors import StoreError
 from pipeline.store.bare_arrays import int32_array, numpy_of
 from pipeline.store.files import StoreFiles
-from pipeline.store.records import PANEL, SCHEMA_VERSION, Record, rows_to_table
+from pipeline.store.records import PANEL, SCHEMA_VERSION, Record, panel_types, rows_to_table
 from pipeline.store.row_values import rows_of, values_of
 from pipeline.store.segments import FOLDER, HISTORY, RECORDS, Segments, Wanted, has_history, tier_of
 
@@ -129,13 +129,19 @@ class TrialStore:
         return None if table is None else _only(table, trial_ids)
 
     def panels_table(self, trial_ids: Iterable[str]) -> pa.Table | None:
-        """trial_id and the panel_* columns of those of these trials that have pictures, or None when none of them has."""
+        """trial_id and the panel_* columns of those of these trials that have pictures, or None when none of them has.
+
+        All columns of `panel_types` are there: null where a trial was stored by a version that did not know them.
+        """
         table = self._counting(_is_panel)
         names = [] if table is None else [name for name in table.column_names if _is_panel(name)]
         if table is None or not names:
             return None
         found = _only(table, trial_ids).select(["trial_id", *names])
         found = found.filter(pc.is_valid(found[names[0]]))
+        for name, kind in panel_types().items():
+            if name not in names:
+                found = found.append_column(name, pa.nulls(len(found), kind))
         return found if len(found) else None
 
     def history_table(self, trial_ids: Iterable[str]) -> pa.Table | None:

@@ -1,4 +1,4 @@
-"""What the pictures of a trained network are drawn from: activation maps of a few test images and its features in two dimensions.
+"""What the pictures of a trained network are drawn from: activation maps and features of a few test images, accuracy by class.
 
 Letters: N images, C channels, H W feature map, K classes.
 It runs after every number of a trial is known and changes none of them, so its code is no part of a trial's identity
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from pipeline.data.image_data import ImageData, Split
 from pipeline.data.shown import shown_as_points, shown_in_maps
 from pipeline.maps import caam, cam, min_max
+from pipeline.training.evaluate import EVAL_BATCH
 from pipeline.training.feed import SplitFeed
 
 
@@ -29,10 +30,11 @@ def panel_of(
 
     `panel_cam` is the map of the labelled class, `panel_caam` the class-agnostic one, each scaled to its own range and rounded to 0..255;
     a map that is constant or not finite is 0. `panel_xy` are the coordinates of `principal_plane` as float16, divided by the
-    largest of them in magnitude; `panel_share` is the share of the variance along each axis.
+    largest of them in magnitude; `panel_share` is the share of the variance along each axis. `panel_class_correct` out of
+    `panel_class_count` images of a class, of the whole test split, are classified correctly.
 
     Args:
-        model: the network that is kept; its mode is restored.
+        model: the network that is kept, with the weights of the last epoch; its mode is restored.
         data: its dataset; the test split is looked at.
     """
     test = data.split("test")
@@ -44,6 +46,7 @@ def panel_of(
     with autocast():
         feature_map_NCHW = model.forward_features(feed.normalise(feed.images(slice(None))))
         predicted_N = model.forward_head(feature_map_NCHW).argmax(1)
+    correct_K = correct_by_class(model, SplitFeed(test, data.mean, data.std, device), data.num_classes, autocast)
     feature_map_NCHW = feature_map_NCHW.float()
     feature_NC = model.pool(feature_map_NCHW)[len(map_N) :]
     model.train(was_training)
@@ -62,7 +65,25 @@ def panel_of(
         "panel_point_label": test.label_N[point_N].tolist(),
         "panel_xy": (xy_N2 / xy_N2.abs().max().clamp_min(torch.finfo(xy_N2.dtype).tiny)).numpy().astype("<f2").tobytes(),
         "panel_share": share,
+        "panel_class_correct": correct_K.tolist(),
+        "panel_class_count": np.bincount(test.label_N, minlength=data.num_classes).tolist(),
     }
+
+
+def correct_by_class(model: nn.Module, feed: SplitFeed, num_classes: int, autocast: Callable[[], AbstractContextManager[object]]) -> Tensor:
+    """Correctly classified images of each class, correct_K as int64 on the CPU, by a network in evaluation mode.
+
+    Batches and arithmetic are those of `evaluate`, so that the sum is the one behind its acc_top1, to the image: in other batches a
+    logit may differ in its last bit.
+    """
+    correct_K = torch.zeros(num_classes, dtype=torch.int64)
+    for start in range(0, len(feed), EVAL_BATCH):
+        rows = slice(start, start + EVAL_BATCH)
+        label_B = feed.label_N[rows]
+        with autocast():
+            logits_BK = model.forward_head(model.forward_features(feed.normalise(feed.images(rows))))
+        correct_K += torch.bincount(label_B[logits_BK.float().argmax(1) == label_B].cpu(), minlength=num_classes)
+    return correct_K
 
 
 def principal_plane(feature_NC: Tensor) -> tuple[Tensor, list[float]]:

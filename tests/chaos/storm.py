@@ -184,7 +184,7 @@ def compare(project: Project, calm: dict[str, Record]) -> list[str]:
 
 
 def _metrics(history: list[dict[str, object]]) -> list[dict[str, object]]:
-    return [{key: value for key, value in row.items() if not key.startswith("time_")} for row in history]
+    return [{key: value for key, value in row.items() if not key.startswith(("time_", "system_"))} for row in history]
 
 
 def main() -> None:

@@ -298,6 +298,23 @@ def test_groups_of_any_size(project: Project, monkeypatch: pytest.MonkeyPatch) -
         assert new.panel == old.panel
 
 
+def test_pictures_that_the_older_version_did_not_draw(project: Project, ablate: Ablate) -> None:
+    """Trials that were stored without accuracies by class are adopted; the one that is trained anew has them, the copies do not."""
+
+    def forget(record: Record) -> None:
+        del record.panel["panel_class_correct"], record.panel["panel_class_count"]
+
+    project.age(forget)
+    answer = adopted_json(ablate, "--check", "1", "--seed", "3")
+    (checked,) = answer["checked"]
+    after = whole(project.store.records(), project.store)
+    assert sum(after[checked["trial_id"]].panel["panel_class_count"]) == 12
+    assert len(answer["adopted"]) == 3
+    for trial_id in answer["adopted"]:
+        assert "panel_cam" in after[trial_id].panel
+        assert "panel_class_count" not in after[trial_id].panel
+
+
 def test_weights_that_were_not_kept(project: Project) -> None:
     """Where no weights are stored there are none to copy."""
     project.age(weights=False)
@@ -348,11 +365,13 @@ def test_draws_prefer_other_methods_and_depend_on_the_seed() -> None:
 
 
 def test_equal_means_every_bit() -> None:
-    """nan equals itself, 0.0 is not -0.0, the last bit counts, a missing column is a difference, and times are not compared."""
+    """nan equals itself, 0.0 is not -0.0, the last bit counts, a missing column is a difference; times and load are not compared."""
     row = {"trial_id": "a", "metric_x": math.nan, "metric_y": 0.1, "time_total_s": 1.0, "weights_sha256": "w"}
-    epochs = [{"epoch": 1, "metric_z": 0.5, "time_s": 1.0}]
+    epochs = [{"epoch": 1, "metric_z": 0.5, "time_s": 1.0, "system_cpu_percent": 99.5}]
+    other_epochs = [{**epochs[0], "time_s": 2.0, "system_cpu_percent": 50.0, "system_memory_bytes": 3}]
     then = Record(row, epochs, {"panel_share": [0.25, 0.5], "panel_cam": b"x"})
-    assert differences(then, Record({**row, "trial_id": "b", "time_total_s": 2.0}, [{**epochs[0], "time_s": 2.0}], then.panel)) == []
+    assert differences(then, Record({**row, "trial_id": "b", "time_total_s": 2.0}, other_epochs, then.panel)) == []
+    assert differences(then, Record(row, epochs, {**then.panel, "panel_class_correct": [1]})) == []  # the older version knew no such
     for changes, history, panel, field in [
         ({"metric_y": math.nextafter(0.1, 1)}, epochs, then.panel, "metric_y"),
         ({"metric_x": 0.0}, epochs, then.panel, "metric_x"),

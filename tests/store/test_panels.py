@@ -32,6 +32,8 @@ def panel(mark: int = 0) -> dict[str, Any]:
         "panel_point_label": [0],
         "panel_xy": b"\x00\x3c\x00\x00",
         "panel_share": [0.5, 0.25],
+        "panel_class_correct": [3, mark],
+        "panel_class_count": [4, 40],
     }
 
 
@@ -77,6 +79,25 @@ def test_a_store_written_before_there_were_pictures(tmp_path: Path, make_record:
     store = TrialStore(tmp_path)
     assert set(store.records()) == {"a", "b"}
     assert store.panels_table(["a", "b"])["trial_id"].to_pylist() == ["b"]
+
+
+@pytest.mark.parametrize("compacted", [False, True])
+@pytest.mark.parametrize("order", ["older first", "newer first", "older only"])
+def test_pictures_of_an_earlier_version(make_record: MakeRecord, order: str, compacted: bool) -> None:
+    """Trials stored before accuracies by class were kept have nulls there, whichever segment comes first, and lose nothing else."""
+    known = {key: value for key, value in panel().items() if not key.startswith("panel_class_")}
+    older = [Record(make_record(f"a{number}"), panel=known) for number in range(FAN_IN)]
+    newer = [] if order == "older only" else [Record(make_record("b"), panel=panel(7))]
+    store = TrialStore(f"memory://{secrets.token_hex(8)}")
+    for record in newer + older if order == "newer first" else older + newer:
+        store.append([record])
+    if compacted:
+        store.compact()
+    table = TrialStore(store.url).panels_table(["a0", "a1", "b"]).sort_by("trial_id")
+    absent = {"panel_class_correct": None, "panel_class_count": None}
+    expected = [{"trial_id": f"a{number}", **known, **absent} for number in range(2)]
+    assert table.to_pylist() == expected + [{"trial_id": "b", **panel(7)} for _ in newer]
+    assert {field.name: field.type for field in table.schema} == {"trial_id": pa.string(), **panel_types()}
 
 
 def test_a_panel_of_other_columns_is_refused(make_record: MakeRecord) -> None:

@@ -14,14 +14,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.decomposition import PCA
+from sklearn.metrics import confusion_matrix
 from torch import Tensor, nn
 
 from pipeline import trial
-from pipeline.data.image_data import ImageData
+from pipeline.data.image_data import ImageData, Split
 from pipeline.models.backbone import Backbone
 from pipeline.store.records import panel_types, rows_to_table
 from pipeline.study.spec import TrialSpec
-from pipeline.training.panel import panel_of, principal_plane
+from pipeline.training.evaluate import EVAL_BATCH, evaluate
+from pipeline.training.feed import SplitFeed
+from pipeline.training.loop import autocast_for
+from pipeline.training.panel import correct_by_class, panel_of, principal_plane
 from pipeline.trial import run_trial
 
 CPU = torch.device("cpu")
@@ -58,6 +62,8 @@ def test_maps_and_predictions_of_a_net_made_by_hand() -> None:
     assert list(panel["panel_caam"]) == [0, 51, 255, 0, 51, 255, 0, 0, 0]
     assert panel["panel_label"] == [0, 1, 2]
     assert panel["panel_predicted"] == [0, 0, 0]
+    assert panel["panel_class_correct"] == [1, 0, 0]
+    assert panel["panel_class_count"] == [1, 1, 1]
     assert panel["panel_digest"] == "digest"
     assert model.training
     # Features are (m, -m/2) with means m = 102, 102, 7 (of 255): one axis holds all the variance.
@@ -151,6 +157,62 @@ def test_pictures_are_of_the_weights_that_are_kept(tiny_data: ImageData, make_sp
     assert panel_of(model, tiny_data, CPU, contextlib.nullcontext)["panel_predicted"] == record.panel["panel_predicted"]
     mine = np.frombuffer(panel_of(model, tiny_data, CPU, contextlib.nullcontext)["panel_cam"], np.uint8).astype(int)
     assert np.abs(mine - np.frombuffer(record.panel["panel_cam"], np.uint8)).max() <= 1  # the memory layout differs
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"ema": 0.5, "regularizers": [{"name": "dropout", "p": 0.3}]}, {"precision": "bfloat16"}, {"evaluate_test": "selected"}],
+    ids=["plain", "averaged weights", "bfloat16", "tested when selected"],
+)
+def test_classes_add_up_to_the_accuracy(make_data: Callable[..., ImageData], make_spec: Callable[..., TrialSpec], changes: Any) -> None:
+    """Summed over the classes it is the stored accuracy of the last epoch, to the last bit; the test split is several batches."""
+    data = make_data(test=EVAL_BATCH + 111)
+    record = run_trial(make_spec(epochs=1, digest=data.digest, **changes), data=data)
+    correct, count = record.panel["panel_class_correct"], record.panel["panel_class_count"]
+    assert 0 < sum(correct) < sum(count)
+    assert sum(correct) / sum(count) == record["metric_test_acc_top1_last"]
+    assert count == np.unique(data.split("test").label_N, return_counts=True)[1].tolist()
+
+
+def test_classes_are_the_diagonal_of_the_confusion_matrix(
+    make_data: Callable[..., ImageData], make_net: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Against scikit-learn, with a last batch that is smaller and a class that no image has."""
+    monkeypatch.setattr("pipeline.training.panel.EVAL_BATCH", 7)
+    data, model = make_data(test=40), make_net(seed=3, classes=4).eval()
+    split = data.split("test")
+    feed = SplitFeed(split, data.mean, data.std, CPU)
+    with torch.no_grad():
+        correct_K = correct_by_class(model, feed, 4, contextlib.nullcontext)
+        predicted_N = model(feed.normalise(feed.images(slice(None)))).argmax(1)
+    expected = confusion_matrix(split.label_N, predicted_N, labels=range(4)).diagonal()
+    assert correct_K.tolist() == expected.tolist()
+    assert 0 < expected.sum() < 40
+    nothing = SplitFeed(Split(split.image_NHWC[:0], split.label_N[:0], None), data.mean, data.std, CPU)
+    assert correct_by_class(model, nothing, 4, contextlib.nullcontext).tolist() == [0, 0, 0, 0]
+
+
+def test_classes_are_counted_in_the_batches_of_the_evaluation(
+    make_data: Callable[..., ImageData], make_net: Callable[..., Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same batches and the same precision, so that no logit is rounded another way."""
+    data, model = make_data(test=EVAL_BATCH + 3, masks=False), make_net().eval()
+    feed, seen, forward = SplitFeed(data.split("test"), data.mean, data.std, CPU), [], model.forward_features
+
+    def watched(image_BCHW: Tensor) -> Tensor:
+        feature_map_BCHW = forward(image_BCHW)
+        seen.append((image_BCHW.shape, image_BCHW.stride(), feature_map_BCHW.dtype))
+        return feature_map_BCHW
+
+    monkeypatch.setattr(model, "forward_features", watched)
+    autocast = autocast_for("bfloat16", CPU)
+    evaluate(model, feed, autocast)
+    there = list(seen)
+    seen.clear()
+    with torch.no_grad():
+        correct_by_class(model, feed, 3, autocast)
+    assert seen == there
+    assert [shape[0] for shape, _, _ in seen] == [EVAL_BATCH, 3]
 
 
 def test_a_few_kilobytes_in_the_declared_columns(tiny_data: ImageData, make_spec: Callable[..., TrialSpec]) -> None:
