@@ -10,7 +10,7 @@ import os
 import time
 from pathlib import Path
 
-from pipeline.orchestration.events import LOGS
+from pipeline.orchestration.events import LOGS, OneWarning
 
 EVERY_S = 5.0
 COUNTERS = {
@@ -36,6 +36,7 @@ class Exposition:
         self.counts = dict.fromkeys(COUNTERS, 0)
         self.running: set[str] = set()
         self._written = -EVERY_S
+        self._warn = OneWarning()
 
     def started(self, trial_id: str) -> None:
         """A trial began."""
@@ -49,13 +50,16 @@ class Exposition:
             self.counts[how] += 1
 
     def write(self, *, now: bool = False) -> None:
-        """Write the file if it is time, or at once; it is replaced as a whole."""
+        """Write the file if it is time, or at once; it is replaced as a whole. A disk that is full or gone is said once."""
         if not now and time.monotonic() - self._written < EVERY_S:
             return
         self._written = time.monotonic()
         scratch = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        scratch.write_text(self.text(), encoding="utf-8")
-        scratch.replace(self.path)
+        try:
+            scratch.write_text(self.text(), encoding="utf-8")
+            scratch.replace(self.path)
+        except OSError as error:
+            self._warn(self.path, error)
 
     def text(self) -> str:
         """All samples."""

@@ -127,13 +127,6 @@ def look_ahead(
     )
 
 
-def forecast_of(plan: Plan, todo: Iterable[PlannedTrial], records: Mapping[str, Record], params: Params) -> Forecast:
-    """The forecast of a run that is about to begin, from stored trials and remembered probes; measures nothing."""
-    todo = list(todo)
-    model, _ = learned(plan, todo, records, params, probe=False)
-    return Forecast([trial.spec for trial in todo], model, slots_of(params.resources))
-
-
 def learned(
     plan: Plan,
     todo: Iterable[PlannedTrial],

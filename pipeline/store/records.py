@@ -9,7 +9,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SCHEMA_VERSION = 1
-STATES = ("planned", "running", "complete", "failed", "pruned", "skipped")
 PANEL = "panel_"  # prefix of the columns that only pictures need
 FINAL_FAILURES = ("diverged",)  # kinds of failure that the same trial would meet again: a result, never retried
 BUG = "error"  # a method's code raised: the same code would again, unless its surroundings were mended

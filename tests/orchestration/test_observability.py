@@ -66,3 +66,22 @@ def test_counters_are_not_written_all_the_time(tmp_path: Path) -> None:
     assert 'ablate_trials_started_total{study="s"} 0' in counters.path.read_text(encoding="utf-8")
     counters.write(now=True)
     assert 'ablate_trials_started_total{study="s"} 1' in counters.path.read_text(encoding="utf-8")
+
+
+def test_a_full_disk_is_said_once_and_stops_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every write to /dev/full fails as on a full disk: one warning a log, and the run goes on to its end."""
+    (tmp_path / "s.events.jsonl").symlink_to("/dev/full")
+    with EventLog("s", "run", tmp_path) as log:
+        for trial in range(3):
+            log.write("trial_started", trial_id=trial)
+    assert capsys.readouterr().err.count("No space left on device") == 1
+    (tmp_path / "logs").write_text("a file where the folder should be", encoding="utf-8")
+    with EventLog("s", "run", tmp_path / "logs") as log:
+        log.write("trial_started")
+    counters = Exposition("s", 1, tmp_path / "logs")
+    counters.write(now=True)
+    counters.write(now=True)
+    path = write_traceback("s", "a", {"reason": "boom"}, tmp_path / "logs")
+    said = capsys.readouterr().err
+    assert said.count("cannot be written") == 3
+    assert not path.exists()
