@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import groupby
 
-from pipeline.analysis.metrics import describe
-from pipeline.analysis.tables import Average, CellResult, TableResult
-from pipeline.analysis.wording import caption, cell_notes, one_line
+from pipeline.analysis.metrics import Metric, describe
+from pipeline.analysis.published import Published
+from pipeline.analysis.tables import Average, CellResult, Delta, PublishedColumn, TableResult
+from pipeline.analysis.wording import caption, cell_notes, one_line, published_note
 
 MISSING = "--"
+DAGGER = "†"
 AVERAGE_LABEL = "mean over rows"
+COMPLETE_AVERAGE_LABEL = "mean over complete rows"
+RANK_LABEL = "average rank"
 
 
 @dataclass(frozen=True)
@@ -17,103 +22,291 @@ class Entry:
     """One printed cell.
 
     Attributes:
-        text: the number, '--' for a cell without one, '' where none can be (the baseline's own difference).
+        number: '93.60', with its sign in a difference; '--' for a cell without one, '' where none can be (the baseline's own difference).
+        spread: what stands after ±; '' for none.
         best: to be set in bold.
+        significant: to be marked with a dagger.
         marks: footnote marks, in order.
+        trial_ids, run_ids: what the number is made of.
     """
 
-    text: str
+    number: str
+    spread: str = ""
     best: bool = False
+    significant: bool = False
     marks: tuple[str, ...] = ()
+    trial_ids: tuple[str, ...] = ()
+    run_ids: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """'93.60 ± 0.42', with a dagger where it is significant."""
+        return self.number + (f" ± {self.spread}" if self.spread else "") + (f" {DAGGER}" if self.significant else "")
+
+
+@dataclass(frozen=True)
+class Column:
+    """One printed column.
+
+    Attributes:
+        header: what it is, all by itself: 'cam', 'Δ cam − ce', 'accuracy (%), cam'.
+        group, label: the two parts of the header where several columns stand under one heading; else `group` is ''.
+        kind: 'value', 'delta', 'p' or 'published'.
+    """
+
+    header: str
+    group: str
+    label: str
+    kind: str
 
 
 @dataclass(frozen=True)
 class Line:
-    """One printed row; `average` tells the closing row from the others. `comment` names the trials behind it."""
+    """One printed row.
+
+    Attributes:
+        label: all of it; `group` and `short` are its two parts where several rows stand under one heading, else `group` is ''.
+        kind: 'row', or 'average' or 'rank' for a closing line.
+        comment: a text a cell that names the trials behind it.
+    """
 
     label: str
     entries: tuple[Entry, ...]
-    average: bool = False
+    group: str = ""
+    short: str = ""
+    kind: str = "row"
     comment: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A table as texts: `headers` and every `Line.entries` have one length; `notes` are (mark, text)."""
+    """A table as texts: `columns` and every `Line.entries` have one length; `notes` are (mark, text).
+
+    Attributes:
+        corner: heading of the row labels; `corner_group` and `corner_short` where rows are grouped.
+    """
 
     name: str
     title: str
     caption: str
     corner: str
-    headers: tuple[str, ...]
+    columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     notes: tuple[tuple[str, str], ...]
+    corner_group: str = ""
+    corner_short: str = ""
 
     @property
     def heading(self) -> str:
         """The title as a sentence of its own, before the caption."""
         return self.title if self.title.endswith(("?", "!")) else f"{self.title}."
 
+    @property
+    def headers(self) -> tuple[str, ...]:
+        """The whole header of each column."""
+        return tuple(column.header for column in self.columns)
+
+    @property
+    def column_groups(self) -> tuple[tuple[str, int], ...]:
+        """(heading, number of columns under it), from left to right; () where no column is grouped."""
+        groups = tuple((group, len(list(members))) for group, members in groupby(self.columns, key=lambda column: column.group))
+        return groups if any(group for group, _ in groups) else ()
+
+    @property
+    def row_groups(self) -> tuple[tuple[str, tuple[Line, ...]], ...]:
+        """(heading, its lines), from top to bottom; lines without a group have the heading ''."""
+        return tuple((group, tuple(lines)) for group, lines in groupby(self.lines, key=lambda line: line.group))
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where the entries of a column come from: a column of the table under one metric, or published numbers."""
+
+    column: str
+    metric: Metric
+    kind: str
+    published: PublishedColumn | None = None
+
 
 def lay_out(result: TableResult, *, best: str = "Bold") -> Grid:
-    """Texts of a table: value columns in their order, then one difference column a compared column; `best` as in `caption`."""
+    """Texts of a table. Under each metric: value columns in their order, differences to the baseline, published numbers.
+
+    Args:
+        best: how the caption calls the way the best values are set off.
+    """
     notes: dict[str, str] = {}  # text -> mark
-    compared = [column for column in result.columns if any(cell.column == column and cell.delta for cell in result.cells)]
-    lines = []
-    for row in result.rows:
-        cells = {column: result.cell(row, column) for column in result.columns}
-        entries = [_value_entry(result, cell, notes) for cell in cells.values()]
-        entries += [_delta_entry(cells[column]) for column in compared]
-        comment = tuple(f"{one_line(row)} | {one_line(column)}: {' '.join(c.trial_ids) or 'none'}" for column, c in cells.items() if c)
-        lines.append(Line(one_line(row), tuple(entries), comment=comment))
-    if result.averages:
-        lines.append(_average_line(result.averages, compared))
+    sources = _sources(result)
+    lines = [_row_line(result, i, sources, notes) for i in range(len(result.rows))]
+    lines += _closing_lines(result, sources)
+    grouped_rows = len(result.row_fields) > 1 and any(len(parts) > 1 for parts in result.row_parts)
     return Grid(
         name=result.name,
         title=one_line(result.title).rstrip("."),
         caption=caption(result, best=best),
         corner=one_line(" / ".join(result.row_fields)),
-        headers=(*(_header(result, column) for column in result.columns), *(_delta_header(result, column) for column in compared)),
+        columns=tuple(_column(result, source) for source in sources),
         lines=tuple(lines),
         notes=tuple((mark, text) for text, mark in notes.items()),
+        corner_group=one_line(result.row_fields[0]) if grouped_rows else "",
+        corner_short=one_line(" / ".join(result.row_fields[1:])) if grouped_rows else "",
     )
 
 
-def _value_entry(result: TableResult, cell: CellResult | None, notes: dict[str, str]) -> Entry:
+def _sources(result: TableResult) -> list[_Source]:
+    if result.column_kind == "metric":
+        metric_of = {cell.column: describe(cell.metric) for cell in result.cells}
+        pairs = [(metric_of[column], [column]) for column in result.columns if column in metric_of]
+    else:
+        pairs = [(describe(metric), list(result.columns)) for metric in result.metrics]
+    sources = []
+    for metric, columns in pairs:
+        sources += [_Source(column, metric, "value") for column in columns]
+        compared = [c for c in columns if any((cell := result.cell(row, c, metric.column)) and cell.delta for row in result.rows)]
+        for column in compared if result.style["deltas"] else ():
+            sources.append(_Source(column, metric, "delta"))
+            sources += [_Source(column, metric, "p")] if result.style["p_values"] else []
+        sources += [_Source(each.header, metric, "published", each) for each in result.published if each.metric == metric.column]
+    return sources
+
+
+def _column(result: TableResult, source: _Source) -> Column:
+    label = {"value": _value_header, "delta": _delta_header, "p": _p_header, "published": _published_header}[source.kind](result, source)
+    if result.column_kind == "level" and len(result.metrics) > 1:
+        group = _metric_heading(result, source.metric)
+        return Column(f"{group}, {label}", group, label, source.kind)
+    parts = dict(zip(result.columns, result.column_parts, strict=True)).get(source.column, ())
+    if source.kind == "value" and len(parts) > 1:
+        return Column(label, one_line(parts[0]), one_line(" · ".join(parts[1:])), source.kind)
+    return Column(label, "", label, source.kind)
+
+
+def _metric_heading(result: TableResult, metric: Metric) -> str:
+    """'acc_top1 (%)', or in more words where the table shows that on two splits or under two protocols."""
+    others = [describe(column) for column in result.metrics if column != metric.column]
+    if metric.short_quantity not in [other.short_quantity for other in others]:
+        return metric.short_quantity
+    return metric.quantity if metric.quantity not in [other.quantity for other in others] else metric.description
+
+
+def _value_header(result: TableResult, source: _Source) -> str:
+    if result.column_kind == "level":
+        return one_line(source.column)
+    return one_line(source.column) + (f" ({source.metric.unit})" if source.metric.unit else "")
+
+
+def _delta_header(result: TableResult, source: _Source) -> str:
+    deltas = _deltas(result, source)
+    bases = {delta.baseline_column for delta in deltas}
+    if bases == {source.column}:  # the arms are rows
+        return f"Δ {one_line(source.column)} vs {one_line(deltas[0].baseline_row)}"
+    return f"Δ {one_line(source.column)} − {one_line(bases.pop())}"
+
+
+def _p_header(result: TableResult, source: _Source) -> str:
+    return f"p {one_line(source.column)}"
+
+
+def _published_header(result: TableResult, source: _Source) -> str:
+    return f"{one_line(source.column)} (published)"
+
+
+def _deltas(result: TableResult, source: _Source) -> list[Delta]:
+    cells = [result.cell(row, source.column, source.metric.column) for row in result.rows]
+    return [cell.delta for cell in cells if cell is not None and cell.delta is not None]
+
+
+def _row_line(result: TableResult, index: int, sources: list[_Source], notes: dict[str, str]) -> Line:
+    row, parts = result.rows[index], result.row_parts[index]
+    entries, comment = [], []
+    for source in sources:
+        if source.published is not None:
+            entries.append(_published_entry(result, source, source.published.entries.get(row), notes))
+            continue
+        cell = result.cell(row, source.column, source.metric.column)
+        if source.kind == "value":
+            entries.append(_value_entry(result, source, cell, notes))
+            if cell is not None:
+                metric = f" | {source.metric.column}" if result.column_kind == "level" and len(result.metrics) > 1 else ""
+                comment.append(f"{one_line(row)} | {one_line(source.column)}{metric}: {' '.join(cell.trial_ids) or 'none'}")
+        else:
+            entries.append(_delta_entry(result, source, cell) if source.kind == "delta" else _p_entry(cell))
+    grouped = len(result.row_fields) > 1 and len(parts) > 1
+    group, short = (one_line(parts[0]), one_line(" · ".join(parts[1:]))) if grouped else ("", one_line(row))
+    return Line(one_line(row), tuple(entries), group, short, comment=tuple(comment))
+
+
+def _value_entry(result: TableResult, source: _Source, cell: CellResult | None, notes: dict[str, str]) -> Entry:
     marks = tuple(notes.setdefault(text, _mark(len(notes))) for text in cell_notes(result, cell))
     if cell is None or cell.mean is None:
         return Entry(MISSING, marks=marks)
-    return Entry(describe(cell.metric).spread(cell.mean, cell.sd), cell.best, marks)
+    bold = {"group": cell.top, "best": cell.best, "none": False}[result.style["bold"]]
+    hidden_delta = not result.style["deltas"] and cell.delta is not None and cell.delta.significant
+    spread = _spread(result, source.metric, cell.sd, cell.se, cell.ci, cell.mean)
+    number = source.metric.number(cell.mean, decimals=result.style["decimals"])
+    return Entry(number, spread, bold, hidden_delta, marks, cell.trial_ids, cell.run_ids)
 
 
-def _delta_entry(cell: CellResult | Average | None) -> Entry:
+def _delta_entry(result: TableResult, source: _Source, cell: CellResult | Average | None) -> Entry:
     if cell is None or cell.delta is None:
         return Entry("")
-    if cell.delta.mean is None:
+    delta = cell.delta
+    if delta.mean is None:
         return Entry(MISSING)
-    return Entry(describe(cell.metric).spread(cell.delta.mean, cell.delta.sd, signed=True))
+    number = source.metric.number(delta.mean, signed=True, decimals=result.style["decimals"])
+    return Entry(number, _spread(result, source.metric, delta.sd, delta.se, delta.ci, delta.mean), significant=delta.significant)
 
 
-def _average_line(averages: tuple[Average, ...], compared: list[str]) -> Line:
-    by_column = {average.column: average for average in averages}
-    entries = [Entry(describe(average.metric).spread(average.mean, average.sd)) for average in averages]
-    entries += [_delta_entry(by_column[column]) for column in compared]
-    return Line(AVERAGE_LABEL, tuple(entries), average=True)
+def _p_entry(cell: CellResult | Average | None) -> Entry:
+    if cell is None or cell.delta is None:
+        return Entry("")
+    p = cell.delta.p_holm
+    return Entry(MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
-def _header(result: TableResult, column: str) -> str:
-    if result.column_kind == "level":
-        return one_line(column)
-    units = {describe(cell.metric).unit for cell in result.cells if cell.column == column} - {""}
-    return one_line(column) + (f" ({units.pop()})" if len(units) == 1 else "")
+def _published_entry(result: TableResult, source: _Source, entry: Published | None, notes: dict[str, str]) -> Entry:
+    if entry is None:
+        return Entry(MISSING)
+    text = published_note(entry)
+    mark = notes.setdefault(text, _mark(len(notes)))
+    decimals = result.style["decimals"]
+    spread = source.metric.number(entry.spread, decimals=decimals) if entry.spread is not None else ""
+    return Entry(source.metric.number(entry.value, decimals=decimals), spread, marks=(mark,))
 
 
-def _delta_header(result: TableResult, column: str) -> str:
-    deltas = [cell.delta for cell in result.cells if cell.column == column and cell.delta]
-    bases = {delta.baseline_column for delta in deltas}
-    if bases == {column}:  # the arms are rows
-        return f"Δ {one_line(column)} vs {one_line(deltas[0].baseline_row)}"
-    return f"Δ {one_line(column)} − {one_line(bases.pop())}"
+def _spread(result: TableResult, metric: Metric, sd: float | None, se: float | None, ci: tuple[float, float] | None, mean: float) -> str:
+    half = None if ci is None else (ci[1] - ci[0]) / 2
+    value = {"sd": sd, "se": se, "ci": half, "none": None}[result.style["spread"]]
+    return "" if value is None else metric.number(value, decimals=result.style["decimals"])
+
+
+def _closing_lines(result: TableResult, sources: list[_Source]) -> list[Line]:
+    lines = []
+    if result.averages and result.style["averages"]:
+        by_place = {(average.column, average.metric): average for average in result.averages}
+        entries = [_average_entry(result, source, by_place) for source in sources]
+        whole = len(result.complete_rows) == len(result.rows)
+        lines.append(Line(AVERAGE_LABEL if whole else COMPLETE_AVERAGE_LABEL, tuple(entries), short=AVERAGE_LABEL, kind="average"))
+    if result.rankings and result.style["ranks"]:
+        lines.append(Line(RANK_LABEL, tuple(_rank_entry(result, source) for source in sources), short=RANK_LABEL, kind="rank"))
+    return lines
+
+
+def _average_entry(result: TableResult, source: _Source, by_place: dict[tuple[str, str], Average]) -> Entry:
+    average = by_place.get((source.column, source.metric.column))
+    if average is None or source.kind in ("p", "published"):
+        return Entry("")
+    if source.kind == "delta":
+        return _delta_entry(result, source, average)
+    se = None if average.sd is None else average.sd / average.n**0.5
+    number = source.metric.number(average.mean, decimals=result.style["decimals"])
+    return Entry(number, _spread(result, source.metric, average.sd, se, average.ci, average.mean))
+
+
+def _rank_entry(result: TableResult, source: _Source) -> Entry:
+    rankings = result.rankings.get(source.metric.column)
+    if rankings is None or source.kind != "value":
+        return Entry("")
+    return Entry(f"{dict(zip(rankings.names, rankings.average_ranks, strict=True))[source.column]:.2f}")
 
 
 def _mark(index: int) -> str:

@@ -32,6 +32,7 @@ class Metric:
         decimals: digits after the point, for the mean and the SD alike.
         higher_is_better: direction of the comparison.
         selection: 'last', 'best_val', 'best_test', or None when no epoch is chosen (times, memory).
+        stem: name of the metric as a study file calls it, e.g. 'acc_top1'.
     """
 
     column: str
@@ -41,6 +42,7 @@ class Metric:
     decimals: int
     higher_is_better: bool
     selection: str | None
+    stem: str = ""
 
     @property
     def quantity(self) -> str:
@@ -57,9 +59,15 @@ class Metric:
         """Unit of a difference of two values: percentage points for percentages."""
         return "percentage points" if self.unit == "%" else self.unit
 
-    def number(self, value: float, *, signed: bool = False) -> str:
+    @property
+    def short_quantity(self) -> str:
+        """Name and unit as a column heading, e.g. 'acc_top1 (%)'."""
+        name = self.stem or self.words
+        return f"{name} ({self.unit})" if self.unit else name
+
+    def number(self, value: float, *, signed: bool = False, decimals: int | None = None) -> str:
         """`value` (as stored) in printed units; a value that rounds to zero never prints as -0.00."""
-        return f"{value * self.scale:{'+' if signed else ''}z.{self.decimals}f}"
+        return f"{value * self.scale:{'+' if signed else ''}z.{self.decimals if decimals is None else decimals}f}"
 
     def spread(self, mean: float, sd: float | None, *, signed: bool = False) -> str:
         """'93.60 ± 0.42', or '93.60' when there is no SD (one seed)."""
@@ -92,7 +100,7 @@ def describe(column: str) -> Metric:
         unit, scale, decimals = named.unit, named.scale, named.decimals
     else:
         unit, scale, decimals = ("", 1.0, 4) if split == "train" or _UNBOUNDED & set(stem.split("_")) else ("%", 100.0, 2)
-    return Metric(column, words, unit, scale, decimals, higher_is_better(column), match["selection"])
+    return Metric(column, words, unit, scale, decimals, higher_is_better(column), match["selection"], stem)
 
 
 def higher_is_better(column: str) -> bool:

@@ -8,11 +8,21 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from pipeline.analysis.metrics import SELECTION_WORDS, describe, map_measure
+from pipeline.analysis.published import Published
+from pipeline.analysis.statistics.paired import smallest_p
 from pipeline.analysis.tables import CellResult, Missing, TableResult
 from pipeline.errors import ConfigError
 
 _STATE_WORDS = {"planned": "not trained yet", "complete": "finished without a value"}
 _MEASURES = {"max_box_acc": "MaxBoxAcc", "max_box_acc_v2": "MaxBoxAccV2", "pxap": "pixel average precision"}
+TEST_WORDS = {"sign_flip": "sign-flip test", "t": "paired t test", "wilcoxon": "Wilcoxon signed-rank test"}
+PROTOCOL_WORDS = {
+    "last": "the last epoch",
+    "best": "the best test epoch",
+    "best_test": "the best test epoch",
+    "best_val": "the best validation epoch",
+    "unknown": "an unknown epoch",
+}
 _NOT_IN_DESIGN = "not part of this table's design"
 
 
@@ -35,22 +45,116 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def caption(result: TableResult, *, best: str = "Bold") -> str:
-    """What the numbers are: metric, selection protocol, n, baseline, meaning of bold, fixed settings.
+    """What the numbers are: metric, selection protocol, n, what ± is, baseline, test, meaning of bold and dagger, fixed settings.
 
     A table whose cells differ in n or in selection protocol says so. `best` names how the best value is set off.
     """
-    parts = [_metrics_part(result), *_references_part(result), _seeds_part(result)]
-    if result.baseline is not None and any(cell.delta for cell in result.cells):
-        units = [describe(cell.metric).difference_unit for cell in result.cells if cell.delta]
-        unit = f" in {units[0]}" if len(set(units)) == 1 and units[0] else ""
-        parts.append(f"Δ: difference to the baseline {one_line(result.baseline)}{unit}, paired by seed.")
-    if any(cell.best for cell in result.cells):
-        parts.append(f"{best}: best in its {'row' if result.column_kind == 'level' else 'column'}.")
-    if result.averages:
-        parts.append("Mean over rows: rows averaged seed by seed, then mean and SD over seeds.")
+    parts = [_metrics_part(result), *_references_part(result), _seeds_part(result), *_delta_part(result), *_test_part(result)]
+    if any(cell.best for cell in result.cells) and result.style["bold"] != "none":
+        parts.append(_bold_part(result, best))
+    if result.averages and result.style["averages"]:
+        parts.append(_averages_part(result))
+    if result.rankings and result.style["ranks"]:
+        parts.append("Average rank: 1 is best, over the complete rows.")
+    parts += _published_part(result)
     if result.fixed:
         parts.append("Fixed: " + ", ".join(f"{key} = {_setting(value)}" for key, value in result.fixed.items()) + ".")
     return " ".join(parts)
+
+
+def _delta_part(result: TableResult) -> list[str]:
+    if not any(cell.delta for cell in result.cells) or not result.style["deltas"]:
+        return []
+    units = [describe(cell.metric).difference_unit for cell in result.cells if cell.delta]
+    unit = f" in {units[0]}" if len(set(units)) == 1 and units[0] else ""
+    return [f"Δ: difference to the baseline {one_line(result.baseline)}{unit}, paired by seed."]
+
+
+def _test_part(result: TableResult) -> list[str]:
+    """What the dagger means, or that nothing carries one, and what the number of seeds allows."""
+    if not result.comparisons:
+        return []
+    m = result.comparisons
+    holm = f", Holm's correction over the table's {m} differences" if m > 1 else ""
+    rule = f"two-sided {TEST_WORDS[result.test]}{holm}, α = {result.alpha:g}"
+    found = sum(cell.delta is not None and cell.delta.significant for cell in result.cells)
+    text = f"†: differs from the baseline ({rule})." if found else f"No difference to the baseline is significant ({rule})."
+    p_column = " p: after that correction." if result.style["p_values"] and result.style["deltas"] else ""
+    return [text + p_column, *small_n(result)]
+
+
+def small_n(result: TableResult) -> list[str]:
+    """'With 3 seeds no two-sided sign-flip test can go below p = 0.25.', where that keeps every difference from being significant."""
+    sizes = {cell.delta.n for cell in result.cells if cell.delta is not None and cell.delta.n > 1}
+    if not sizes:
+        return []
+    n, m = max(sizes), result.comparisons
+    smallest = smallest_p(result.test, n)
+    if smallest > result.alpha:
+        return [f"With {n} seeds no two-sided {TEST_WORDS[result.test]} can go below p = {smallest:g}."]
+    if smallest * m > result.alpha:
+        test = f"two-sided {TEST_WORDS[result.test]}"
+        return [f"With {n} seeds and {m} differences no {test} can go below p = {smallest * m:g} after Holm's correction."]
+    return []
+
+
+def _bold_part(result: TableResult, best: str) -> str:
+    axis = "row" if result.column_kind == "level" else "column"
+    if result.style["bold"] == "best":
+        return f"{best}: best in its {axis}."
+    if max(cell.n for cell in result.cells) < 2:
+        return f"{best}: best in its {axis}; one seed allows no test."
+    correction = f"Holm's correction within the {axis}"
+    rule = f"{correction}" if result.comparisons else f"two-sided {TEST_WORDS[result.test]}, {correction}, α = {result.alpha:g}"
+    small = [] if result.comparisons else _bold_small_n(result)
+    return " ".join(
+        [f"{best}: best in its {axis}, and what the {'same ' * bool(result.comparisons)}test cannot tell from it ({rule}).", *small]
+    )
+
+
+def _bold_small_n(result: TableResult) -> list[str]:
+    n = max(cell.n for cell in result.cells)
+    smallest = smallest_p(result.test, n)
+    return [f"With {n} seeds no two-sided {TEST_WORDS[result.test]} can go below p = {smallest:g}."] if smallest > result.alpha else []
+
+
+def _averages_part(result: TableResult) -> str:
+    left_out = len(result.rows) - len(result.complete_rows)
+    which = f"the {len(result.complete_rows)} complete rows of {len(result.rows)}" if left_out else "rows"
+    then = f", then {_spread_words(result).lower().replace(' ± ', ' and ')} over seeds" if result.usual_n > 1 else ""
+    return f"Mean over rows: {which} averaged seed by seed{then}."
+
+
+def _published_part(result: TableResult) -> list[str]:
+    """Whose numbers the published columns are; a mix of protocols is said aloud."""
+    entries = [entry for column in result.published for entry in column.entries.values() if entry is not None]
+    if not result.published:
+        return []
+    if not entries:
+        return ["Published: the sources have no number for these rows."]
+    text = (
+        "Published: copied from the source in the note, not run here; other data preparation, recipes and code than the rest of the table."
+    )
+    protocols = sorted({entry.protocol for entry in entries})
+    if protocols != [result.selection]:
+        text += f" Protocols are mixed: this table shows {PROTOCOL_WORDS[result.selection]}, the published numbers {_protocols(protocols)}."
+    return [text]
+
+
+def _protocols(protocols: Sequence[str]) -> str:
+    return join_words([PROTOCOL_WORDS.get(protocol, protocol) for protocol in protocols])
+
+
+def published_note(entry: Published) -> str:
+    """Source, protocol and n of one published number, in a sentence."""
+    kinds = {"sd": "± SD over runs", "ci95": "± half a 95 % interval"}
+    facts = [
+        f"protocol: {PROTOCOL_WORDS.get(entry.protocol, entry.protocol)}",
+        f"n = {entry.n}" if entry.n is not None else "n unknown",
+        *([kinds[entry.spread_kind]] if entry.spread is not None and entry.spread_kind in kinds else []),
+    ]
+    shown = f"published as {entry.metric}" if entry.metric.endswith("_err") else ""
+    return "; ".join(filter(None, [f"{entry.method}, {entry.source}", *facts, shown, entry.note]))
 
 
 def _metrics_part(result: TableResult) -> str:
@@ -95,23 +199,22 @@ def _on(datasets: Sequence[str]) -> str:
 
 
 def _seeds_part(result: TableResult) -> str:
-    sizes = Counter(planned_n(cell) for cell in result.cells)
-    usual = usual_n(result)
+    sizes = Counter(cell.planned_n for cell in result.cells)
+    usual = result.usual_n
     if usual == 1 and len(sizes) == 1:
         return "One seed, so no SD."
-    text = f"Mean ± sample SD over n = {usual} seeds"
+    text = f"{_spread_words(result)} over n = {usual} seeds"
     return f"{text} unless a note says otherwise: this table mixes n." if len(sizes) > 1 else f"{text}."
 
 
-def planned_n(cell: CellResult) -> int:
-    """Number of seeds that the cell is planned for."""
-    return cell.n + len(cell.missing)
-
-
-def usual_n(result: TableResult) -> int:
-    """The number of seeds that most cells are planned for (the larger one of two equally frequent)."""
-    sizes = Counter(planned_n(cell) for cell in result.cells)
-    return max(sizes, key=lambda n: (sizes[n], n)) if sizes else len(result.seeds)
+def _spread_words(result: TableResult) -> str:
+    words = {
+        "sd": "Mean ± sample SD",
+        "se": "Mean ± standard error",
+        "ci": f"Mean ± half the {100 * result.confidence:g} % t interval",
+        "none": "Mean",
+    }
+    return words[result.style["spread"]]
 
 
 def cell_notes(result: TableResult, cell: CellResult | None) -> list[str]:
@@ -119,8 +222,8 @@ def cell_notes(result: TableResult, cell: CellResult | None) -> list[str]:
     if cell is None:
         return [_NOT_IN_DESIGN]
     notes = [missing_note(cell.missing)] if cell.missing else []
-    if planned_n(cell) != usual_n(result):
-        notes.append(f"n = {planned_n(cell)}")
+    if cell.planned_n != result.usual_n:
+        notes.append(f"n = {cell.planned_n}")
     selection = describe(cell.metric).selection
     if selection is not None and selection != result.selection:
         notes.append(f"{describe(cell.metric).words} {SELECTION_WORDS[selection]}")
@@ -150,20 +253,22 @@ def join_words(items: Sequence[object]) -> str:
 def summary_sentences(result: TableResult) -> list[str]:
     """What the table shows, in plain words: coverage first, then one sentence a compared column, or where the best values are."""
     complete = [cell for cell in result.cells if cell.mean is not None]
-    total = len(result.rows) * len(result.columns)
+    metrics = result.metrics if result.column_kind == "level" else (None,)
+    total = len(result.rows) * len(result.columns) * len(metrics)
     sentences = [f"{len(complete)} of {total} cells are complete." if len(complete) < total else f"All {total} cells are complete."]
-    if any(cell.delta for cell in result.cells):
-        for column in result.columns:
-            sentences += _delta_sentence(result, column)
-    else:
-        axis, groups = ("column", result.columns) if result.column_kind == "metric" else ("row", result.rows)
+    for metric in metrics:
+        cells = [cell for cell in result.cells if metric in (None, cell.metric)]
+        if any(cell.delta for cell in cells):
+            for column in result.columns:
+                sentences += _delta_sentence(result, [cell for cell in cells if cell.column == column], column)
+            continue
+        axis, groups = ("row", result.rows) if metric else ("column", result.columns)
         for group in groups:
-            sentences += _best_sentence([cell for cell in complete if getattr(cell, axis) == group and cell.best], axis)
+            sentences += _best_sentence([cell for cell in cells if getattr(cell, axis) == group and cell.best], axis)
     return sentences
 
 
-def _delta_sentence(result: TableResult, column: str) -> list[str]:
-    cells = [cell for cell in result.cells if cell.column == column]
+def _delta_sentence(result: TableResult, cells: Sequence[CellResult], column: str) -> list[str]:
     compared = [(cell, cell.delta.mean) for cell in cells if cell.delta is not None and cell.delta.mean is not None]
     if not compared:
         return []
@@ -171,12 +276,13 @@ def _delta_sentence(result: TableResult, column: str) -> list[str]:
     above = sum(difference > 0 for _, difference in compared)
     largest, difference = max(compared, key=lambda pair: abs(pair[1]))
     arms_are_rows = all(cell.delta is not None and cell.delta.baseline_column == column for cell, _ in compared)
+    what = f" in {metric.words}" if len(result.metrics) > 1 else ""
     who = f"In column {one_line(column)}, the mean is" if arms_are_rows else f"{one_line(column)} is"
     count = f"{above} of {len(compared)} row{'s' if len(compared) > 1 else ''}"
     unit = metric.difference_unit.replace("percentage points", "points")
     size = metric.number(difference, signed=True) + (f" {unit}" if unit else "")
     better = "" if metric.higher_is_better else " (lower is better)"
-    return [f"{who} above {result.baseline} in {count}{better}; largest difference {size} ({one_line(largest.row)})."]
+    return [f"{who} above {result.baseline}{what} in {count}{better}; largest difference {size} ({one_line(largest.row)})."]
 
 
 def _best_sentence(best: Sequence[CellResult], axis: str) -> list[str]:

@@ -149,7 +149,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
                     trial = PlannedTrial(known.spec, known.name, tables_of, known.arm, known.factors, known.reason)
                 trials[spec.trial_id] = trial
                 entries.append({"seed": spec.seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
-            cells.append(_cell_entry(cell, spec.cell_id, entries))
+            cells += [_cell_entry(cell, metric, spec.cell_id, entries) for metric in cell.metrics]
         tables.append(_table_entry(design, cells, seeds))
     fits.save()
     return Plan(file.study.study, trials, tables, datasets, blocked)
@@ -351,7 +351,7 @@ def _name(cell: Cell, seed: int) -> str:
     return " · ".join([*parts, f"seed {seed}"])
 
 
-def _cell_entry(cell: Cell, cell_id: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
+def _cell_entry(cell: Cell, metric: str, cell_id: str, trials: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "cell_id": cell_id,
         "row": cell.row,
@@ -359,7 +359,7 @@ def _cell_entry(cell: Cell, cell_id: str, trials: list[dict[str, Any]]) -> dict[
         "row_levels": cell.row_levels,
         "column_levels": cell.column_levels,
         "arm": cell.arm,
-        "metric": cell.metric,
+        "metric": metric,
         "trials": trials,
     }
 
@@ -370,12 +370,17 @@ def _table_entry(design: TableDesign, cells: list[dict[str, Any]], seeds: list[i
         "title": design.title,
         "row_fields": design.row_fields,
         "rows": design.rows,
+        "row_parts": design.row_parts,
         "column_fields": design.column_fields,
         "columns": design.columns,
+        "column_parts": design.column_parts,
         "column_kind": design.column_kind,
         "baseline": design.baseline,
         "selection": design.selection,
         "seeds": seeds,
         "fixed": design.fixed,
+        "statistics": design.statistics,
+        "style": design.style,
+        "reference": design.reference,
         "cells": cells,
     }

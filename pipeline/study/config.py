@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.study.place import Path_
 from pipeline.study.plugins import import_plugins, plugin_folders
+from pipeline.study.presentation import ReferenceSpec, StatisticsSpec, Style
 from pipeline.study.search import SearchSpec, check_search
 from pipeline.study.strict import Strict
 from pipeline.study.validate import validate
@@ -54,6 +55,17 @@ def _plugins(value: list[str]) -> list[str]:
     return value
 
 
+def _metrics(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"metric is the name of a metric, or a list of names, got {value!r}")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"metric: {twice[0]!r} stands twice in [{', '.join(names)}]. Keep one")
+    return value
+
+
+Metrics = Annotated[str | list[str], BeforeValidator(_metrics)]
 Levels = Annotated[list[Level] | dict[str, Level], BeforeValidator(_levels)]
 Seeds = Annotated[int | list[int], BeforeValidator(_seeds)]
 Plugins = Annotated[list[Annotated[str, BeforeValidator(_plugin)]], AfterValidator(_plugins)]
@@ -87,7 +99,9 @@ class Protocol(Strict):
     selection: Selection = Field(
         default="last", description="Which epoch is reported: the last, the best on validation, or (leaks) the best on test."
     )
-    metric: str = Field(default="acc_top1", description="Test metric in the cells of a table unless its columns are metrics.")
+    metric: Metrics = Field(
+        default="acc_top1", description="Test metric in the cells of a table, or a list of several, unless its columns are metrics."
+    )
 
 
 class TableSpec(Strict):
@@ -101,7 +115,11 @@ class TableSpec(Strict):
     baseline: str | None = Field(default=None, description="Arm that the others are compared with.")
     set: dict[str, Any] = Field(default_factory=dict, description="Fields that differ from the defaults throughout this table.")
     selection: Selection | None = Field(default=None, description="Overrides protocol.selection.")
-    metric: str | None = Field(default=None, description="Overrides protocol.metric.")
+    metric: Metrics | None = Field(default=None, description="Overrides protocol.metric; several metrics are columns side by side.")
+    style: Style | None = Field(default=None, description="What this table prints; keys it leaves out are as the study has them.")
+    reference: dict[str, ReferenceSpec] = Field(
+        default_factory=dict, description="Columns of published numbers: header -> which; `ablate published` lists what there is."
+    )
     tuned: bool = Field(default=False, description="Each arm carries the best point that the search found for it.")
 
     @field_validator("rows", "columns")
@@ -129,6 +147,8 @@ class Study(Strict):
     arms: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="Named treatments: name -> fields that differ from the defaults."
     )
+    statistics: StatisticsSpec = StatisticsSpec()
+    style: Style = Style()
     search: SearchSpec | None = Field(default=None, description="Hyperparameter search, at the same budget for every arm.")
     tables: dict[str, TableSpec] = Field(min_length=1, description="The tables of the study.")
 

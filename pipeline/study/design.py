@@ -13,6 +13,7 @@ from pipeline.registry import Registry
 from pipeline.study.config import StudyFile, TableSpec, level_label
 from pipeline.study.identity import canonical_json
 from pipeline.study.place import Path_
+from pipeline.study.presentation import merged
 from pipeline.study.resolve import Layer, Resolver, Vocabulary, nested
 from pipeline.study.search_points import base_layers, check_tuned, field_layers, resolve_corners
 
@@ -30,7 +31,7 @@ class Cell:
         row, column: labels.
         row_levels, column_levels: field -> level as declared.
         arm: name of the arm, or None in a table without arms.
-        metric: column of results/trials.parquet that is averaged.
+        metrics: columns of results/trials.parquet that are averaged.
         config: resolved trial configuration.
         tuned: whether its arm carries the winner of the search.
     """
@@ -40,26 +41,36 @@ class Cell:
     row_levels: dict[str, Any]
     column_levels: dict[str, Any]
     arm: str | None
-    metric: str
+    metrics: tuple[str, ...]
     config: dict[str, Any] = field(repr=False)
     tuned: bool = False
 
 
 @dataclass(frozen=True)
 class TableDesign:
-    """One table: its cells in row-major order, and what its caption says."""
+    """One table: its cells in row-major order, how they are judged and shown, and what its caption says.
+
+    Attributes:
+        rows, columns: labels; `row_parts` and `column_parts` hold the label of each field by itself.
+        reference: columns of published numbers, as the study file has them.
+    """
 
     name: str
     title: str
     row_fields: list[str]
     rows: list[str]
+    row_parts: list[list[str]]
     column_fields: list[str]
     columns: list[str]
+    column_parts: list[list[str]]
     column_kind: str
     baseline: str | None
     selection: str
     cells: list[Cell]
     fixed: dict[str, Any]
+    statistics: dict[str, Any] = field(default_factory=dict)
+    style: dict[str, Any] = field(default_factory=dict)
+    reference: dict[str, Any] = field(default_factory=dict)
     tuned: bool = False
 
 
@@ -135,13 +146,14 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec, winn
         levels = spec.rows.get("arm") or spec.columns.get("arm") or []
         check_tuned(file, name, [str(arm) for arm in (levels.values() if isinstance(levels, dict) else levels)])
     selection = spec.selection or file.study.protocol.selection
-    metric_place = (*base, "metric") if spec.metric else ("protocol", "metric")
-    metric = _metric_column(spec.metric or file.study.protocol.metric, selection, file, metric_place)
+    metrics = _metrics(file, spec, base, selection)
     by_metric = "metric" in spec.columns
     if by_metric and len(spec.columns) > 1:
         raise ConfigError(f"{file.locate((*base, 'columns'))}: `metric` columns cannot be crossed with other fields; give them as rows.")
     if "metric" in spec.rows:
         raise ConfigError(f"{file.locate((*base, 'rows', 'metric'))}: `metric` belongs under columns.")
+    if by_metric and spec.metric:
+        raise ConfigError(f"{file.locate((*base, 'metric'))}: the columns are metrics already. Leave `metric` out.")
     doubled = set(spec.rows) & set(spec.columns)
     if doubled:
         raise ConfigError(f"{file.locate((*base, 'columns'))}: {sorted(doubled)[0]!r} is in the rows already.")
@@ -160,7 +172,7 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec, winn
     for row, column in itertools.product(rows, columns):
         levels = {**row, **({} if by_metric else column)}
         arm = levels.get("arm")
-        cell_metric = _metric_column(str(column["metric"].value), selection, file, column["metric"].place) if by_metric else metric
+        own = (_metric_column(str(column["metric"].value), selection, file, column["metric"].place),) if by_metric else metrics
         cells.append(
             Cell(
                 row=_label(row),
@@ -168,12 +180,13 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec, winn
                 row_levels={f: level.value for f, level in row.items()},
                 column_levels={f: level.value for f, level in column.items()},
                 arm=None if arm is None else str(arm.value),
-                metric=cell_metric,
+                metrics=own,
                 config=resolver.resolve(_layers(file, name, spec, levels, winners)),
                 tuned=spec.tuned,
             )
         )
-    if any(cell.metric.endswith("_best_test") and cell.config["evaluate_test"] != "each_epoch" for cell in cells):
+    looks_back = {cell.config["evaluate_test"] for cell in cells if any(metric.endswith("_best_test") for metric in cell.metrics)}
+    if looks_back - {"each_epoch"}:
         place = (*base, "selection") if spec.selection else ("protocol", "selection")
         raise ConfigError(
             f"{file.locate(place)}: best_test needs the test metric of every epoch, but evaluate_test is 'selected'. "
@@ -189,15 +202,42 @@ def _table(file: StudyFile, resolver: Resolver, name: str, spec: TableSpec, winn
         title=spec.title or name.replace("_", " "),
         row_fields=list(spec.rows),
         rows=[_label(row) for row in rows],
+        row_parts=[[level.label for level in row.values()] for row in rows],
         column_fields=list(spec.columns),
         columns=labels,
+        column_parts=[[level.label for level in column.values()] for column in columns],
         column_kind="metric" if by_metric else "level",
         baseline=spec.baseline,
         selection=selection,
         cells=cells,
         fixed=_fixed(cells, {*spec.rows, *spec.columns}) | ({"arms": "each with the best point of its search"} if spec.tuned else {}),
+        statistics=file.study.statistics.model_dump(),
+        style=merged(file.study.style, spec.style),
+        reference=_reference(file, spec, base),
         tuned=spec.tuned,
     )
+
+
+def _metrics(file: StudyFile, spec: TableSpec, base: Path_, selection: str) -> tuple[str, ...]:
+    """Result columns of the metrics that each cell shows."""
+    place = (*base, "metric") if spec.metric else ("protocol", "metric")
+    names = spec.metric or file.study.protocol.metric
+    if isinstance(names, str):
+        return (_metric_column(names, selection, file, place),)
+    return tuple(_metric_column(name, selection, file, (*place, index)) for index, name in enumerate(names))
+
+
+def _reference(file: StudyFile, spec: TableSpec, base: Path_) -> dict[str, Any]:
+    own = {_label(column) for column in _cross({name: _levels(levels, ()) for name, levels in spec.columns.items()})}
+    for header, reference in spec.reference.items():
+        place = (*base, "reference", header)
+        for field_name in [reference.by] if isinstance(reference.by, str) else reference.by:
+            if field_name not in spec.rows:
+                step = "Published numbers are matched row by row."
+                raise UnknownNameError("row field", field_name, spec.rows, where=file.locate((*place, "by")), next_step=step)
+        if header in own:
+            raise ConfigError(f"{file.locate(place)}: the table has a column {header!r} already. Give the published one another name.")
+    return {header: reference.model_dump() for header, reference in spec.reference.items()}
 
 
 def _layers(file: StudyFile, name: str, spec: TableSpec, levels: dict[str, _Level], winners: Winners) -> list[Layer]:

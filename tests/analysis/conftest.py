@@ -163,4 +163,10 @@ def readers() -> dict[str, Callable[[str], Any]]:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return {"markdown": module.read_markdown, "html": module.read_html, "latex": module.read_latex, "page": module.parse_html}
+    return {
+        "markdown": module.read_markdown,
+        "html": module.read_html,
+        "latex": module.read_latex,
+        "page": module.parse_html,
+        "text": module.read_text,
+    }

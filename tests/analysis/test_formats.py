@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import re
+import runpy
 import shutil
 import subprocess
 import unicodedata
+from dataclasses import replace
+from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from pipeline.analysis.render.blocks import in_blocks
 from pipeline.analysis.render.csv_table import render_csv
 from pipeline.analysis.render.html_table import render_html
 from pipeline.analysis.render.json_table import render_json
@@ -25,6 +32,10 @@ from pipeline.analysis.wording import caption
 from pipeline.errors import ConfigError
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=60)
+GOLDEN = Path(__file__).parents[1] / "golden" / "analysis"
+golden_results = runpy.run_path(str(GOLDEN / "regenerate.py"))["golden_results"]
+ACCURACY, NLL, TIME = "metric_test_acc_top1_last", "metric_test_nll_last", "time_train_s"
+READERS = {"text": runpy.run_path(str(Path(__file__).with_name("parsers.py")))["read_text"]}
 RENDERERS = {"markdown": render_markdown, "html": render_html, "latex": render_latex}
 # Anything a study file may hold as a name, minus what no text format carries (control and unassigned characters, lone surrogates).
 LABEL = st.text(
@@ -32,29 +43,160 @@ LABEL = st.text(
 ).map(lambda text: " ".join(unicodedata.normalize("NFC", text).split()) or "x")
 
 
-def printed_cells(result) -> dict[tuple[str, str], tuple[str, bool]]:
-    """What every display format must print, from the published JSON alone."""
-    document = json.loads(render_json(result))
-    cells = {}
-    for cell in document["cells"]:
-        text = "--" if cell["mean"] is None else f"{100 * cell['mean']:.2f}"
-        text += f" ± {100 * cell['sd']:.2f}" if cell["sd"] is not None else ""
-        cells[cell["row"], cell["column"]] = (text, cell["best"])
-        if document["baseline"] not in (None, cell["column"]):
-            delta = "--" if cell["delta_mean"] is None else f"{100 * cell['delta_mean']:+z.2f}"
-            delta += f" ± {100 * cell['delta_sd']:.2f}" if cell["delta_sd"] is not None else ""
-            cells[cell["row"], f"Δ {cell['column']} − {document['baseline']}"] = (delta, False)
-    return cells
+def design(rows, columns, *, row_fields=("backbone",), column_fields=("arm",), metrics=(ACCURACY,), seeds=8, trouble=None, **changes):
+    """A filled table; rows and columns are given field by field, and the numbers follow from their places.
+
+    The more to the right and the further down, the better, by more than the seeds differ. `trouble`: trial id -> reason why it failed.
+    """
+    cells, records = [], {}
+    for (i, row), (j, column), metric in itertools.product(enumerate(rows), enumerate(columns), metrics):
+        levels = dict(zip(row_fields, row, strict=True)) | dict(zip(column_fields, column, strict=True))
+        trials = []
+        for seed in range(seeds):
+            trial_id = f"t{i}-{j}-{seed}"
+            reason = (trouble or {}).get(trial_id)
+            trials.append({"seed": seed, "trial_id": trial_id, "state": "planned", "reason": ""})
+            record = records.setdefault(trial_id, {"trial_id": trial_id, "seed": seed, "run_id": f"run-{trial_id}"})
+            record |= {"state": "failed" if reason else "complete", "reason": reason or ""}
+            accuracy = 0.6 + 0.03 * i + 0.011 * j + 0.004 * ((7 * seed + 3 * i) % 5) + 0.0007 * ((seed * (j + 1)) % 3)
+            value = {ACCURACY: accuracy, NLL: 3 - 3 * accuracy, TIME: 12345 - 1000 * i - 30 * j + seed}[metric]
+            record[metric] = None if reason else value
+        cells.append(
+            {
+                "row": " · ".join(row), "column": " · ".join(column), "metric": metric, "arm": levels.get("arm"), "cell_id": f"c{i}-{j}",
+                "row_levels": dict(zip(row_fields, row, strict=True)), "column_levels": dict(zip(column_fields, column, strict=True)),
+                "trials": trials,
+            }
+        )  # fmt: skip
+    spec = {
+        "name": "a_table", "title": "A table", "row_fields": list(row_fields), "rows": [" · ".join(row) for row in rows],
+        "row_parts": [list(row) for row in rows], "column_fields": list(column_fields), "columns": [" · ".join(each) for each in columns],
+        "column_parts": [list(each) for each in columns], "column_kind": "level", "baseline": "ce", "selection": "last",
+        "seeds": list(range(seeds)), "fixed": {"epochs": 8}, "cells": cells,
+    }  # fmt: skip
+    return build_table(spec | changes, pa.Table.from_pylist(list(records.values())), study="made")
 
 
-@pytest.mark.parametrize("name", RENDERERS)
-def test_display_formats_agree_with_json(arms, readers, name):
-    """Markdown, HTML and LaTeX print the JSON's numbers, in bold where it says best, cell by cell."""
-    result = build_table(*arms)
-    headers, rows, _ = readers[name](RENDERERS[name](result))
-    read = {(label, header): cell[:2] for label, cells in rows for header, cell in zip(headers[1:], cells, strict=True)}
-    expected = printed_cells(result)
-    assert {key: value for key, value in read.items() if not key[1].startswith("Δ") or key in expected} == expected
+BACKBONES = [("resnet8",), ("wrn_10_1",), ("densenet_bc_10_12",)]
+ARMS = [("ce",), ("cam",)]
+TWO_FIELDS = {
+    "rows": [("cluttered_digits", "resnet8"), ("cluttered_digits", "wrn_10_1"), ("fashion", "resnet8"), ("fashion", "wrn_10_1")],
+    "row_fields": ("dataset", "backbone"),
+}
+FULL_STYLE = {"p_values": True, "ranks": True}
+REFERENCE = {
+    "ISDA": {
+        "where": {"table": "ISDA_T2", "dataset": "CIFAR-10", "method": "ISDA"},
+        "by": "backbone",
+        "names": {"resnet8": "ResNet-32", "wrn_10_1": "ResNet-110"},
+    }
+}
+DESIGNS = {
+    "plain": lambda **more: design(BACKBONES, ARMS, **more),
+    "failures": lambda **more: design(BACKBONES, ARMS, trouble={"t1-1-3": "loss became nan", "t0-0-2": "killed"}, **more),
+    "one seed": lambda **more: design(BACKBONES, ARMS, seeds=1, **more),
+    "several metrics": lambda **more: design(BACKBONES, ARMS, metrics=(ACCURACY, NLL, TIME), **more),
+    "two row fields": lambda **more: design(**TWO_FIELDS, columns=ARMS, **more),
+    "two column fields": lambda **more: design(
+        BACKBONES, [("sgd", "ce"), ("sgd", "cam"), ("adam", "ce"), ("adam", "cam")], column_fields=("optimizer", "arm"), **more
+    ),
+    "arms as rows": lambda **more: design(ARMS, [("resnet8",), ("wrn_10_1",)], row_fields=("arm",), column_fields=("backbone",), **more),
+    "published": lambda **more: design(BACKBONES, ARMS, reference=REFERENCE, metrics=(ACCURACY, NLL), **more),
+    "tiny p values": lambda **more: design(BACKBONES, ARMS, statistics={"test": "t"}, **more),
+    "all at once": lambda **more: design(
+        **TWO_FIELDS, columns=[*ARMS, ("focal",)], metrics=(ACCURACY, TIME), trouble={"t2-1-0": "killed"}, **more
+    ),
+}  # fmt: skip
+STYLES = {
+    "default": {},
+    "full": FULL_STYLE,
+    "standard error": {"spread": "se"},
+    "interval": {"spread": "ci", "decimals": 1},
+    "bare": {"spread": "none", "deltas": False, "averages": False, "bold": "none"},
+    "best only, daggers at the values": {"bold": "best", "deltas": False, "decimals": 0},
+}
+
+
+def number(value, metric, style, *, signed=False):
+    """`value` as printed: percent with two decimals, nats with four, seconds with one, unless the style says otherwise."""
+    scale, decimals = {ACCURACY: (100, 2), NLL: (1, 4), TIME: (1, 1)}[metric]
+    decimals = decimals if style.get("decimals") is None else style["decimals"]
+    return f"{scale * value:{'+' if signed else ''}z.{decimals}f}"
+
+
+def printed(numbers, metric, style, prefix=""):
+    """'mean ± spread' of an object of the JSON file."""
+    mean, sd, n, ci = (numbers[prefix + name] for name in ("mean", "sd", "n", "ci"))
+    if mean is None:
+        return "--"
+    text = number(mean, metric, style, signed=bool(prefix))
+    kind = style.get("spread", "sd")
+    if sd is None or kind == "none":
+        return text
+    half = {"sd": sd, "se": sd / n**0.5, "ci": ci and (ci[1] - ci[0]) / 2}[kind]
+    return f"{text} ± {number(half, metric, style)}"
+
+
+def expected_rows(document, style):
+    """What every display format must print: (text, bold) by row label, from the published JSON and the style alone."""
+    cells = {(cell["row"], cell["column"], cell["metric"]): cell for cell in document["cells"]}
+    averages = {(each["column"], each["metric"]): each for each in document["averages"]}
+    deltas = style.get("deltas", True)
+    bold = {"group": "top", "best": "best", "none": "none"}[style.get("bold", "group")]
+    rows = {row: [] for row in document["rows"]}
+    average, rank = [], []
+    for metric in document["metrics"]:
+        for column in document["columns"]:
+            for row in document["rows"]:
+                cell = cells[row, column, metric]
+                dagger = " †" if cell["delta_significant"] and not deltas else ""
+                rows[row].append((printed(cell, metric, style) + dagger, cell.get(bold, False)))
+            average.append((printed(averages[column, metric], metric, style) if averages else "", False))
+            ranks = document["rankings"].get(metric)
+            rank.append((f"{ranks['average_ranks'][ranks['names'].index(column)]:.2f}" if ranks else "", False))
+        for column in document["columns"]:
+            members = [cells[row, column, metric] for row in document["rows"]]
+            if not deltas or all(cell["delta_n"] is None for cell in members):
+                continue
+            for cell in members:
+                text = printed(cell, metric, style, "delta_") if cell["delta_n"] is not None else ""
+                rows[cell["row"]].append((text + " †" * bool(cell["delta_significant"]), False))
+                if style.get("p_values"):
+                    p = cell["delta_p_holm"]
+                    text = "" if cell["delta_n"] is None else "--" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+                    rows[cell["row"]].append((text, False))
+            of_average = averages.get((column, metric))
+            text = printed(of_average, metric, style, "delta_") if of_average and of_average["delta_n"] is not None else ""
+            average += [(text, False)] + [("", False)] * bool(style.get("p_values"))
+            rank += [("", False)] * (1 + bool(style.get("p_values")))
+        for published in document["published"]:
+            if published["metric"] == metric:
+                for row, entry in published["entries"].items():
+                    spread = f" ± {number(entry['spread'], metric, style)}" if entry and entry["spread"] is not None else ""
+                    rows[row].append((number(entry["value"], metric, style) + spread if entry else "--", False))
+                average.append(("", False))
+                rank.append(("", False))
+    if averages and style.get("averages", True):
+        rows["mean over rows" if len(document["complete_rows"]) == len(document["rows"]) else "mean over complete rows"] = average
+    if document["rankings"] and style.get("ranks"):
+        rows["average rank"] = rank
+    return list(rows.items())
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", DESIGNS)
+def test_display_formats_agree_with_json(readers, name, style):
+    """Markdown, HTML, LaTeX and the terminal print the JSON's numbers, bold and dagger where it says so, and one set of notes."""
+    result = DESIGNS[name](style=STYLES[style])
+    expected = expected_rows(json.loads(render_json(result)), STYLES[style])
+    read = {each: (READERS | readers)[each](render(result)) for each, render in (RENDERERS | {"text": render_text}).items()}
+    for each, (headers, rows, _) in read.items():
+        assert [(label, [cell[:2] for cell in cells]) for label, cells in rows] == expected, each
+        assert all(len(cells) == len(headers) - 1 for _, cells in rows), each
+    _, rows, notes = read["markdown"]
+    for each, (_, others, other_notes) in read.items():
+        assert [[cell[2] for cell in cells] for _, cells in others] == [[cell[2] for cell in cells] for _, cells in rows], each
+        assert other_notes == notes, each
 
 
 def test_csv_agrees_with_json_to_the_last_bit(arms):
@@ -72,14 +214,6 @@ def test_csv_agrees_with_json_to_the_last_bit(arms):
         assert line["run_ids"].split() == cell["run_ids"]
         assert json.loads(line["best"]) == cell["best"]
         assert bool(line["missing"]) == bool(cell["missing"])
-
-
-def test_text_prints_every_cell_of_the_json(arms):
-    """The terminal table holds each number of the JSON, with a star where it says best."""
-    result = build_table(*arms)
-    lines = {line.split("  ")[0]: line for line in render_text(result).splitlines() if " ± " in line}
-    for (row, _), (text, best) in printed_cells(result).items():
-        assert (f"{text}*" if best else text) in lines[row]
 
 
 @pytest.mark.parametrize("name", RENDERERS)
@@ -108,9 +242,9 @@ def test_no_label_breaks_a_format(make_spec, make_trials, readers, name, labels,
     result = build_table(spec, make_trials(spec, values, {"t110": ("failed", reason)}))
     headers, read, notes = readers[name](RENDERERS[name](result))
     assert headers == ["backbone", first, second, f"Δ {second} − {first}"]
-    assert [label for label, _ in read] == rows
+    assert [label for label, _ in read] == [*rows, "mean over complete rows"]
     assert [[text for text, _, _ in cells] for _, cells in read] == [
-        ["37.50 ± 17.68", "--" if i == 1 else "37.50 ± 17.68", "--" if i == 1 else "+0.00 ± 0.00"] for i in range(3)
+        ["37.50 ± 17.68", "--" if i == 1 else "37.50 ± 17.68", "--" if i == 1 else "+0.00 ± 0.00"] for i in range(4)
     ]
     assert notes == {"a": f"seed 0 failed: {reason}"}
 
@@ -129,40 +263,256 @@ def test_no_label_breaks_csv_json_or_text(make_spec, make_trials, labels):
     assert all(label in text for label in labels)
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(arms, tmp_path):
-    """pdflatex sets the table, odd letters included, without an error."""
+def source_blocks(name, result):
+    """How often a format has to name a group of rows: in each block of columns."""
+    return {"latex": render_latex(result).count(r"\begin{tabular}"), "text": render_text(result).count("dataset / backbone")}.get(name, 1)
+
+
+def test_label_of_the_json_is_read_back_from_grouped_rows_and_columns(readers):
+    """Each format says of every number which group of rows and which group of columns it belongs to."""
+    rows = [f"{dataset} · {backbone}" for dataset, backbone in TWO_FIELDS["rows"]]
+    result = design(**TWO_FIELDS, columns=ARMS, metrics=(ACCURACY, TIME))
+    for name, render in (RENDERERS | {"text": render_text}).items():
+        headers, read, _ = (READERS | readers)[name](render(result))
+        link = ", " if name == "markdown" else " / "
+        labels = ["ce", "cam", "Δ cam − ce"]
+        assert headers == ["dataset / backbone", *(f"{g}{link}{c}" for g in ("acc_top1 (%)", "training time (s)") for c in labels)], name
+        assert [label for label, _ in read] == rows, name
+        printed = [line for line in render(result).splitlines() if not line.startswith("%")]
+        assert name == "html" or sum("fashion" in line for line in printed) == source_blocks(name, result), name
+    arms = [("sgd", "ce"), ("sgd", "cam"), ("adam", "ce")]
+    result = design(BACKBONES, arms, column_fields=("optimizer", "arm"), style={"deltas": False})
+    for name, render in (RENDERERS | {"text": render_text}).items():
+        link = " · " if name == "markdown" else " / "
+        headers = (READERS | readers)[name](render(result))[0]
+        assert headers == ["backbone", f"sgd{link}ce", f"sgd{link}cam", f"adam{link}ce"], name
+
+
+def test_a_row_with_a_blank_name_keeps_its_numbers(readers):
+    """A level that prints as nothing, such as an empty name, has its row in every format."""
+    result = replace(design([("",)], ARMS), row_fields=("",))
+    for name, render in (RENDERERS | {"text": render_text}).items():
+        if name != "text":  # blank columns are how its reader tells labels from numbers
+            assert [cell[0] for cell in (READERS | readers)[name](render(result))[1][0][1]] == [
+                "60.86 ± 0.66",
+                "61.97 ± 0.68",
+                "+1.11 ± 0.06 †",
+            ]
+        assert "61.97" in render(result)
+
+
+def test_markdown_escapes_a_small_p_value():
+    """'<' is an entity: no reader of Markdown can take it for the start of a tag."""
+    assert "| &lt; 0.001 |" in render_markdown(DESIGNS["tiny p values"](style=FULL_STYLE))
+
+
+def test_one_metric_on_two_splits_or_under_two_protocols_has_two_headings(readers):
+    """Columns of the same metric are told apart by split, and where that is the same by protocol."""
+    for other, headings in {
+        "metric_val_acc_top1_last": ["test accuracy (%)", "validation accuracy (%)"],
+        "metric_test_acc_top1_best_val": [
+            "test accuracy (%) at the last epoch",
+            "test accuracy (%) at the epoch with the best validation accuracy",
+        ],
+    }.items():
+        result = design(BACKBONES, [("ce",)], baseline=None)
+        again = [replace(cell, metric=other) for cell in result.cells]
+        result = replace(result, metrics=(ACCURACY, other), cells=(*result.cells, *again))
+        for name, render in (RENDERERS | {"text": render_text}).items():
+            link = ", " if name == "markdown" else " / "
+            assert (READERS | readers)[name](render(result))[0][1:] == [f"{heading}{link}ce" for heading in headings], name
+
+
+def test_bold_groups_and_single_best_differ(readers):
+    """Bold marks what the test cannot tell from the best, or the best alone, or nothing, as the style says."""
+    bold = {}
+    for kind in ("group", "best", "none"):
+        _, rows, _ = readers["latex"](render_latex(design(BACKBONES, ARMS, seeds=3, style={"bold": kind})))
+        bold[kind] = [is_bold for _, is_bold, _ in rows[0][1]]
+    assert bold == {"group": [True, True, False], "best": [False, True, False], "none": [False, False, False]}
+
+
+def wide(columns=12, **more):
+    """A table of many arms with long names, whose rows have long names too."""
+    arms = [("ce",), *((f"cam_weight_{0.1 * i:.1f}_detach_off",) for i in range(1, columns))]
+    return design(
+        [("resnet8",), ("densenet_bc_100_12_with_squeeze_and_excitation_and_a_very_long_name_besides",)],
+        arms,
+        name=f"wide-{columns}",
+        **more,
+    )
+
+
+@pytest.fixture(scope="module")
+def typeset(tmp_path_factory):
+    """Set tables with pdflatex, each on a page of its own; gives the log and the path of the PDF."""
+    if shutil.which("pdflatex") is None or not subprocess.run(["kpsewhich", "siunitx.sty"], capture_output=True, check=False).stdout:
+        pytest.skip("pdflatex with siunitx is not installed")
+
+    def run(tables, version=""):
+        folder = tmp_path_factory.mktemp("tex")
+        pages = "\n\\clearpage\n".join(tables)
+        (folder / "t.tex").write_text(
+            "\\documentclass{article}\\usepackage{booktabs}\\usepackage{siunitx}"
+            + version
+            + "\\begin{document}\n"
+            + pages
+            + "\n\\end{document}\n",
+            encoding="utf-8",
+        )
+        command = ["pdflatex", "-halt-on-error", "-interaction=nonstopmode", "t.tex"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:]
+        return (folder / "t.log").read_text(encoding="utf-8", errors="replace"), folder / "t.pdf"
+
+    return run
+
+
+@pytest.mark.parametrize("version", ["", "[=v2]"], ids=["siunitx 3", "siunitx 2"])
+def test_latex_compiles_and_fits_the_page(arms, typeset, version):
+    """Both versions of siunitx set every design in every style, odd letters and wide tables included, without a complaint."""
     spec, trials = arms
-    table = render_latex(build_table(spec | {"title": 'Odd: _%&|<>#$^~\\{}" Δ±×λé中'}, trials))
-    document = f"\\documentclass{{article}}\\usepackage{{booktabs}}\\begin{{document}}\n{table}\\end{{document}}\n"
-    (tmp_path / "table.tex").write_text(document, encoding="utf-8")
-    done = subprocess.run(["pdflatex", "-halt-on-error", "table.tex"], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-2000:]
+    results = [
+        build_table(spec | {"name": "odd", "title": 'Odd: _%&|<>#$^~\\{}" [Δ±×λ†é中]', "rows": spec["rows"]}, trials),
+        design(
+            [("_x_",), ("[a]|b",), ("*50 % & more",)], [("ce",), ("<b>&amp;",), (r"\|",)], name="labels", trouble={"t1-1-0": "/a_b" * 60}
+        ),
+        *(wide(columns, style=FULL_STYLE) for columns in (8, 12, 25)),
+        design([(f"row_{i}",) for i in range(90)], ARMS, name="long", style=FULL_STYLE),
+        design([(f"data_{i // 10}", f"net_{i % 10}") for i in range(60)], ARMS, row_fields=("dataset", "backbone"), name="long-groups"),
+        *golden_results(GOLDEN),
+        *(make(style=style, name=f"{name}-{i}") for name, make in DESIGNS.items() for i, style in enumerate(STYLES.values())),
+    ]
+    log, pdf = typeset(map(render_latex, results), version)
+    assert pdf.stat().st_size > 0
+    assert [line for line in log.splitlines() if "undefined" in line or "multiply" in line or "too large" in line] == []
+    assert [line for line in re.findall(r"Overfull \\[hv]box \(([\d.]+)pt", log) if float(line) > 10] == []
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not installed")
+@pytest.mark.parametrize("version", ["", "[=v2]"], ids=["siunitx 3", "siunitx 2"])
+def test_latex_aligns_numbers_on_paper(typeset, version):
+    """In the PDF ± stands below ± to a tenth of a point, and the digits before it end there too, bold, dagger and notes or not."""
+    result = design(BACKBONES, ARMS, trouble={"t1-1-3": "loss became nan"}, style={"bold": "best"} | FULL_STYLE)
+    _, pdf = typeset([render_latex(result)], version)
+    page = subprocess.run(["pdftotext", "-bbox", str(pdf), "-"], capture_output=True, text=True, check=True).stdout
+    words = [
+        (float(left), float(right), float(top), text)
+        for left, top, right, text in re.findall(r'xMin="([\d.]+)" yMin="([\d.]+)" xMax="([\d.]+)" yMax="[\d.]+">(.*)</word>', page)
+    ]
+    first = min(top for _, _, top, text in words if text.startswith("resnet8"))
+    signs = [left for left, _, top, text in words if text == "±" and top > first - 2]
+    columns = [[left for left in signs if abs(left - start) < 0.1] for start in sorted({round(left, 1) for left in signs})]
+    assert [len(column) for column in columns] == [4, 3, 3]
+    assert "U+" not in page
+    widths = {right - left for left, right, top, text in words if text == "61.97" and top > first - 2}
+    plain = {right - left for left, right, top, text in words if text == "60.86" and top > first - 2}
+    assert min(widths) > max(plain) + 1.5, "what is best is not bold"
+    bold_pt = 1.8  # two bold digits are that much wider than two others
+    for column in columns:
+        ends = [max(right for _, right, at, _ in words if abs(at - top) < 1 and right < left) for left, _, top, text in words
+                if text == "±" and abs(left - column[0]) < 0.1]  # fmt: skip
+        assert max(ends) - min(ends) < bold_pt
+
+
+@pytest.mark.skipif(shutil.which("pdftotext") is None, reason="pdftotext is not installed")
+def test_latex_numbers_stand_under_the_middle_of_a_wide_heading(typeset):
+    """A heading wider than the numbers does not push them, or their spread, to one side."""
+    _, pdf = typeset([render_latex(design(BACKBONES, [("ce",), ("crossentropywithlabelsmoothing",)], style={"deltas": False}))])
+    page = subprocess.run(["pdftotext", "-bbox", str(pdf), "-"], capture_output=True, text=True, check=True).stdout
+    places = {text: (float(a), float(b)) for a, b, text in re.findall(r'xMin="([\d.]+)" .*?xMax="([\d.]+)" .*?>(.*)</word>', page)}
+    heading, left, right = places["crossentropywithlabelsmoothing"], places["61.97"][0], places["0.68"][1]
+    assert right - left < 65
+    assert sum(heading) / 2 == pytest.approx((left + right) / 2, abs=6)
+
+
+def test_long_latex_table_goes_on_in_a_further_float(readers):
+    """More rows than a page holds: further floats keep the number of the table, and no row is lost or said twice."""
+    result = design([(f"row_{i}",) for i in range(90)], ARMS, style=FULL_STYLE)
+    source = render_latex(result)
+    assert source.count(r"\begin{table}") == source.count(r"\addtocounter{table}{-1}") + 1 > 2
+    assert source.count(r"\label{") == 1
+    assert readers["latex"](source)[1] == readers["markdown"](render_markdown(result))[1]
+
+
+def test_latex_names_its_packages_and_the_trials_of_every_cell():
+    """The first line says what to load; behind each row stand the trials of its cells, once, also where the table is cut in blocks."""
+    result = wide(12)
+    source = render_latex(result)
+    assert source.startswith("% needs \\usepackage{booktabs} and \\usepackage{siunitx}")
+    assert source.count(r"\begin{tabular}") > 1
+    for cell in result.cells:
+        assert source.count(f"% {cell.row} | {cell.column}: {' '.join(cell.trial_ids)}\n") == 1
+    assert "resizebox" not in source
 
 
 def test_html_page_is_accessible_and_needs_no_network(arms, readers):
     """The page has a caption, a scope on every header cell, and refers to nothing outside itself."""
     page = readers["page"](render_html(build_table(*arms)))
     assert page.captions == 1
-    assert page.scopes == ["col"] * 4 + ["row"] * 3
-    assert page.references == []
+    assert page.scopes[:7] == ["col"] * 4 + ["row"] * 3
+    assert [reference for reference in page.references if not reference.startswith(("#", "../report/"))] == []
 
 
-def test_terminal_table_keeps_to_the_width(make_spec, make_trials):
-    """Many columns go into further blocks that repeat the row labels, each within 100 characters."""
-    columns = [f"arm_{i}" for i in range(12)]
-    spec = make_spec(["resnet8", "wrn_10_1"], columns, [0, 1], baseline="arm_0")
-    text = render_text(build_table(spec, make_trials(spec, {(row, c): [0.5, 0.6] for row in spec["rows"] for c in columns})))
-    assert max(map(len, text.splitlines())) <= 100
-    assert text.count("resnet8") > 1
-    assert all(text.count(f"Δ {column} − arm_0") == 1 for column in columns[1:])
+def test_terminal_table_aligns_spreads_of_unequal_length(make_spec, make_trials):
+    """± stands below ± whatever the number of digits on either side of it."""
+    spec = make_spec(["a", "b", "c"], ["ce"], [0, 1])
+    values = {("a", "ce"): [0.01, 0.9], ("b", "ce"): [0.05, 0.06], ("c", "ce"): [0.99, 1.01]}
+    lines = [line for line in render_text(build_table(spec, make_trials(spec, values))).splitlines() if line[:1] in "abc" and "±" in line]
+    assert len(lines) == 3
+    assert len({line.index("±") for line in lines}) == 1
+    assert len({line.rindex(".") for line in lines}) == 1
+
+
+def test_terminal_heading_of_one_narrow_column_is_whole():
+    """A column is at least as wide as the heading of the group that it stands for."""
+    text = render_text(design(BACKBONES, [("ce",)], metrics=(ACCURACY, TIME), seeds=1, baseline=None, style={"decimals": 0}), width=50)
+    assert "acc_top1 (%)" in text
+    assert "training time" in text
+
+
+@SETTINGS
+@given(columns=st.lists(st.tuples(st.sampled_from(["", "a", "b"]), st.integers(1, 6))), room=st.integers(4, 12))
+def test_blocks_keep_order_fit_and_do_not_split_groups_in_vain(columns, room):
+    """Blocks hold the columns in order, fit unless one column does not, and a group that fits one block is in one."""
+
+    def fits(block):
+        return sum(width for _, width in block) <= room
+
+    blocks = in_blocks(columns, lambda column: column[0], fits)
+    assert [column for block in blocks for column in block] == columns
+    assert all(fits(block) or len(block) == 1 for block in blocks)
+    assert all(not fits([*block, following[0]]) or following[0][0] for block, following in itertools.pairwise(blocks))
+    edges = set(itertools.accumulate(map(len, blocks)))
+    at = 0
+    for name, members in itertools.groupby(columns, key=lambda column: column[0]):
+        group = list(members)
+        if name and fits(group):
+            assert not edges & set(range(at + 1, at + len(group)))
+        at += len(group)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140])
+@pytest.mark.parametrize("make", [*DESIGNS.values(), wide], ids=[*DESIGNS, "wide"])
+def test_terminal_table_keeps_to_the_width(readers, make, width):
+    """Wide tables go into further blocks that repeat the row labels, each within the width; no number and no word is lost."""
+    result = make(style=FULL_STYLE)
+    text = render_text(result, width=width)
+    assert max(map(len, text.splitlines())) <= width
+    whole = render_text(result, width=10_000)
+    table, again = ("".join(each.partition("\n\n")[2].split()).replace("-", "") for each in (whole, text))
+    assert all(again.count(character) >= table.count(character) for character in set(table))
+    if make is not wide:  # its row labels are broken
+        assert READERS["text"](text)[1] == READERS["text"](whole)[1]
 
 
 def test_caption_names_metric_protocol_seeds_baseline_and_settings(arms):
     """The caption holds all that is needed to read the table."""
     assert caption(build_table(*arms)) == (
         "Test accuracy (%) at the last epoch. Mean ± sample SD over n = 3 seeds. Δ: difference to the baseline ce in percentage points, "
-        "paired by seed. Bold: best in its row. Fixed: dataset = cluttered_digits, epochs = 8."
+        "paired by seed. No difference to the baseline is significant (two-sided sign-flip test, α = 0.05). With 3 seeds no two-sided "
+        "sign-flip test can go below p = 0.25. Bold: best in its row, and what the same test cannot tell from it (Holm's correction within "
+        "the row). Fixed: dataset = cluttered_digits, epochs = 8."
     )
 
 
@@ -186,7 +536,8 @@ def test_mixed_protocols_and_mixed_n_are_said(make_spec, make_trials, readers):
     assert "mixes selection protocols (best_test, last)" in caption(result)
     assert "mixes n" in caption(result)
     _, rows, notes = readers["markdown"](render_markdown(result))
-    assert any("best test accuracy" in notes[mark] for mark in rows[1][1][0][2].split(","))
+    marks = ",".join(marks for _, _, marks in rows[1][1])
+    assert any("best test accuracy" in notes[mark] for mark in marks.split(","))
     assert any(note.startswith("n = ") for note in notes.values())
 
 

@@ -32,7 +32,7 @@ def test_mean_sd_and_interval_agree_with_pandas_and_scipy(arms):
         values = frame.loc[[trial["trial_id"] for trial in planned["trials"]], cell.metric]
         assert cell.mean == pytest.approx(values.mean(), rel=1e-14)
         assert cell.sd == pytest.approx(values.std(ddof=1), rel=1e-12)
-        assert cell.ci95 == pytest.approx(stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values)), abs=1e-9)
+        assert cell.ci == pytest.approx(stats.t.interval(0.95, len(values) - 1, values.mean(), stats.sem(values)), abs=1e-9)
         assert cell.values == tuple(values)
 
 
@@ -43,7 +43,116 @@ def test_difference_is_paired_by_seed(arms):
     assert cell.delta.mean == pytest.approx(difference.mean())
     assert cell.delta.sd == pytest.approx(difference.std(ddof=1))
     assert cell.delta.n == 3
-    assert cell.delta.p == pytest.approx(stats.ttest_rel([0.944, 0.9455, 0.9441], [0.931, 0.936, 0.94]).pvalue, rel=1e-5)
+    assert cell.delta.p_t == pytest.approx(stats.ttest_rel([0.944, 0.9455, 0.9441], [0.931, 0.936, 0.94]).pvalue, rel=1e-5)
+
+
+@pytest.mark.parametrize("test", ["sign_flip", "t", "wilcoxon"])
+def test_p_value_is_that_of_the_table_s_test(arms, test):
+    """The study's choice of test decides which of the p values counts; the others stay beside it."""
+    spec, trials = arms
+    delta = build_table(spec | {"statistics": {"test": test}}, trials).cell("resnet8", "cam").delta
+    assert (delta.p_sign_flip, delta.p_wilcoxon) == (0.25, None)
+    assert delta.p == {"sign_flip": delta.p_sign_flip, "t": delta.p_t, "wilcoxon": delta.p_wilcoxon}[test]
+
+
+def _many(make_spec, make_trials, differences, **changes):
+    """A table of one baseline and one arm a list of differences, over eight seeds."""
+    spec = make_spec([f"r{i}" for i in range(len(differences))], ["ce", "cam"], range(8), baseline="ce", **changes)
+    noise = np.random.default_rng(3).normal(0, 0.01, (len(differences), 8))
+    values = {}
+    for i, difference in enumerate(differences):
+        values[f"r{i}", "ce"] = list(0.5 + noise[i])
+        values[f"r{i}", "cam"] = list(0.5 + noise[i] + np.asarray(difference))
+    return build_table(spec, make_trials(spec, values))
+
+
+def test_significance_is_after_holm_over_the_whole_table(make_spec, make_trials):
+    """Eight differences of one sign have p = 2/2^8; Holm multiplies the smallest by the number of differences, the largest by one."""
+    up, mixed = [0.01 + 0.001 * i for i in range(8)], [0.01, -0.011, 0.012, -0.013, 0.014, -0.015, 0.016, -0.017]
+    result = _many(make_spec, make_trials, [up, up, mixed])
+    deltas = [result.cell(row, "cam").delta for row in result.rows]
+    raw = [2 / 2**8, 2 / 2**8]
+    assert [delta.p for delta in deltas[:2]] == pytest.approx(raw)
+    assert [delta.p_holm for delta in deltas[:2]] == pytest.approx([3 * p for p in raw])
+    assert deltas[2].p_holm == deltas[2].p > 0.5
+    assert [delta.significant for delta in deltas] == [True, True, False]
+    assert result.comparisons == 3
+    many = _many(make_spec, make_trials, [up] * 7)  # 7 x 2/256 > 0.05: now not one of them is
+    assert not any(many.cell(row, "cam").delta.significant for row in many.rows)
+
+
+def test_top_are_the_best_and_what_cannot_be_told_from_it(make_spec, make_trials):
+    """A rival that is worse in every one of eight seeds is told from the best; one that is worse by chance is not."""
+    spec = make_spec(["a"], ["best", "near", "far"], range(8))
+    best = [0.9 + 0.001 * i for i in range(8)]
+    near = [value + (0.004 if i % 2 else -0.0045) for i, value in enumerate(best)]
+    far = [value - 0.02 - 0.0005 * i for i, value in enumerate(best)]
+    result = build_table(spec, make_trials(spec, {("a", "best"): best, ("a", "near"): near, ("a", "far"): far}))
+    assert [(cell.best, cell.top) for cell in result.cells] == [(True, True), (False, True), (False, False)]
+    strict = build_table(
+        spec | {"statistics": {"alpha": 0.001}}, make_trials(spec, {("a", c.column): list(c.values) for c in result.cells})
+    )
+    assert all(cell.top for cell in strict.cells)
+
+
+def test_one_seed_marks_the_best_alone(make_spec, make_trials):
+    """Without a test nothing but the best is marked."""
+    spec = make_spec(["a"], ["ce", "cam"], [0])
+    result = build_table(spec, make_trials(spec, {("a", "ce"): [0.5], ("a", "cam"): [0.51]}))
+    assert [(cell.best, cell.top) for cell in result.cells] == [(False, False), (True, True)]
+
+
+def test_averages_and_ranks_are_over_complete_rows(make_spec, make_trials):
+    """A row that lacks one number is in no average and no rank; fewer than two complete rows give neither."""
+    spec = make_spec(["a", "b", "c"], ["ce", "cam", "l2"], [0, 1], baseline="ce")
+    values = {
+        (row, column): [0.1 * i + 0.01 * j, 0.1 * i + 0.02 * j]
+        for i, row in enumerate("abc")
+        for j, column in enumerate(("ce", "cam", "l2"))
+    }
+    result = build_table(spec, make_trials(spec, values, {"t110": ("failed", "out of memory")}))
+    assert result.complete_rows == ("a", "c")
+    assert [average.mean for average in result.averages] == pytest.approx([0.1, 0.115, 0.13])
+    assert result.rankings["metric_test_acc_top1_last"].average_ranks == pytest.approx((3, 2, 1))
+    two_gone = build_table(spec, make_trials(spec, values, {"t110": ("failed", "x"), "t220": ("failed", "x")}))
+    assert (two_gone.complete_rows, two_gone.averages, two_gone.rankings) == (("a",), (), {})
+
+
+def test_rows_on_different_data_are_ranked_but_not_averaged(make_spec, make_trials):
+    """A mean over datasets says nothing; ranks within each do."""
+    spec = make_spec(["birds", "cars"], ["ce", "cam"], [0, 1], row_fields=["dataset"])
+    for cell in spec["cells"]:
+        cell["row_levels"] = {"dataset": cell["row"]}
+    values = {(row, column): [0.5, 0.6 + 0.1 * j] for row in ("birds", "cars") for j, column in enumerate(("ce", "cam"))}
+    result = build_table(spec, make_trials(spec, values))
+    assert result.averages == ()
+    assert result.rankings["metric_test_acc_top1_last"].average_ranks == pytest.approx((2, 1))
+
+
+def test_wins_and_losses_follow_the_direction_of_the_metric(make_spec, make_trials):
+    """A lower loss is a win; an equal mean a tie; significant ones are counted apart."""
+    spec = make_spec(["a", "b", "c"], ["ce", "cam"], range(8), baseline="ce")
+    for cell in spec["cells"]:
+        cell["metric"] = "metric_test_nll_last"
+    base = [0.5 + 0.01 * i for i in range(8)]
+    lower, higher = [value - 0.1 - 0.001 * i for i, value in enumerate(base)], [base[0] + 0.2, *base[1:]]
+    values = {(row, "ce"): base for row in "abc"} | {("a", "cam"): lower, ("b", "cam"): base, ("c", "cam"): higher}
+    (versus,) = build_table(spec, make_trials(spec, values)).versus
+    assert (versus.wins, versus.ties, versus.losses) == (1, 1, 1)
+    assert (versus.significant_wins, versus.significant_losses) == (1, 0)
+
+
+def test_several_metrics_a_cell(make_spec, make_trials):
+    """Each metric of a place is a cell of its own: compared, marked and averaged by itself, over the same trials."""
+    spec = make_spec(["a", "b"], ["ce", "cam"], [0, 1], baseline="ce")
+    spec["cells"] = [cell | {"metric": metric} for cell in spec["cells"] for metric in (cell["metric"], "metric_test_nll_last")]
+    trials = make_trials(spec, {(row, column): [0.5, 0.7 if column == "cam" else 0.6] for row in "ab" for column in ("ce", "cam")})
+    result = build_table(spec, trials)
+    assert result.metrics == ("metric_test_acc_top1_last", "metric_test_nll_last")
+    accuracy, nll = (result.cell("a", "cam", metric) for metric in result.metrics)
+    assert (accuracy.trial_ids, accuracy.delta.mean) == (nll.trial_ids, pytest.approx(0.05))
+    assert (accuracy.best, nll.best) == (True, False)  # the same numbers, the other way round
+    assert [(average.column, average.metric) for average in result.averages] == [(c, m) for m in result.metrics for c in ("ce", "cam")]
 
 
 def test_pairing_does_not_depend_on_the_order_of_records(arms):
@@ -59,7 +168,7 @@ def test_pairing_does_not_depend_on_the_order_of_records(arms):
 def test_failed_seed_leaves_no_mean(arms):
     """A cell with one failed seed has no mean, SD or difference, keeps the values it has, and says why."""
     cell = build_table(*arms).cell("wrn_10_1", "cam")
-    assert (cell.mean, cell.sd, cell.ci95, cell.delta.mean, cell.best) == (None, None, None, None, False)
+    assert (cell.mean, cell.sd, cell.ci, cell.delta.mean, cell.best) == (None, None, None, None, False)
     assert cell.by_seed == {0: 0.93, 2: 0.927}
     assert [(m.seed, m.state, m.reason, m.trial_id) for m in cell.missing] == [
         (1, "failed", "loss became nan at step 12 (epoch 1)", "t111")
@@ -107,7 +216,7 @@ def test_one_seed_has_no_sd(make_spec, make_trials):
     """With one seed there is a mean and a difference, but neither SD nor interval nor p value."""
     spec = make_spec(["a"], ["ce", "cam"], [0], baseline="ce")
     cell = build_table(spec, make_trials(spec, {("a", "ce"): [0.5], ("a", "cam"): [0.75]})).cell("a", "cam")
-    assert (cell.mean, cell.sd, cell.ci95) == (0.75, None, None)
+    assert (cell.mean, cell.sd, cell.ci) == (0.75, None, None)
     assert (cell.delta.mean, cell.delta.sd, cell.delta.p, cell.delta.n) == (0.25, None, None, 1)
 
 
@@ -188,7 +297,7 @@ def test_rotating_the_seeds_changes_neither_mean_nor_sd(make_spec, make_trials, 
     """Mean and SD are symmetric in the seeds, to the last bit."""
     spec = make_spec(["a"], ["ce"], range(len(values)))
     first, second = (build_table(spec, make_trials(spec, {("a", "ce"): v})).cells[0] for v in (values, [*values[shift:], *values[:shift]]))
-    assert (first.mean, first.sd, first.ci95) == (second.mean, second.sd, second.ci95)
+    assert (first.mean, first.sd, first.ci) == (second.mean, second.sd, second.ci)
 
 
 def test_results_are_frozen(arms):

@@ -89,7 +89,9 @@ def declare_fixture(write: Write) -> Declare:
 
     def declare(**changes: Any) -> StudyFile:
         table = {"rows": {"backbone": ["resnet8"]}, "columns": {"arm": ["ce"]}}
-        table |= {key: changes.pop(key) for key in ("rows", "columns", "baseline", "set", "selection", "metric") if key in changes}
+        own = ("rows", "columns", "baseline", "set", "selection", "metric", "style", "reference")
+        table |= {key: changes.pop(key) for key in own if key in changes}
+        changes |= {"style": changes.pop("study_style")} if "study_style" in changes else {}
         study = {
             "study": "toy",
             "defaults": {"dataset": "digits", "epochs": 8, "loss": {"ce": {}}},

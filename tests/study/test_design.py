@@ -111,7 +111,7 @@ def test_metric_columns(declare: Declare, expand_file: Expand, declared: str, se
     as_columns = declare(selection=selection, columns={"metric": [declared]})
     for file in (study_wide, of_table, as_columns):
         (table,) = expand_file(file)
-        assert [cell.metric for cell in table.cells] == [column]
+        assert [cell.metrics for cell in table.cells] == [(column,)]
         assert table.selection == selection
 
 
@@ -121,12 +121,45 @@ def test_metric_columns_share_their_trials(declare: Declare, expand_file: Expand
     assert table.column_kind == "metric"
     assert table.columns == ["accuracy", "on the digit"]
     assert table.cells[0].config == table.cells[1].config
-    assert [cell.metric for cell in table.cells] == ["metric_test_acc_top1_last", "metric_test_caam_energy_last"]
+    assert [cell.metrics for cell in table.cells] == [("metric_test_acc_top1_last",), ("metric_test_caam_energy_last",)]
+
+
+def test_several_metrics_share_a_cell(declare: Declare, expand_file: Expand) -> None:
+    """A list of metrics is shown side by side for one and the same configuration, from the table or from the protocol."""
+    columns = ("metric_test_acc_top1_last", "metric_val_loss_last")
+    for file in (declare(metric=["acc_top1", "val/loss"]), declare(protocol={"metric": ["acc_top1", "val/loss"]})):
+        (table,) = expand_file(file)
+        assert [cell.metrics for cell in table.cells] == [columns] * len(table.cells)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"metric": ["acc_top1", "acc_top1"]}, r":\d+: tables\.t\.metric: metric: 'acc_top1' stands twice in \[acc_top1, acc_top1\]"),
+        ({"metric": []}, r"tables\.t\.metric: metric is the name of a metric, or a list of names, got \[\]"),
+        ({"style": {"spread": "std"}}, r"tables\.t\.style\.spread: got 'std'\. Did you mean 'sd'\?"),
+        ({"statistics": {"alpha": 0.0}}, r"statistics\.alpha: .*0"),
+    ],
+)
+def test_a_slip_in_how_a_table_is_shown_is_refused(declare: Declare, changes: dict[str, Any], message: str) -> None:
+    """Each problem is named with its place before anything is expanded."""
+    with pytest.raises(ConfigError, match=message):
+        declare(**changes)
+
+
+def test_style_of_a_table_is_what_it_says_over_what_the_study_says(declare: Declare, expand_file: Expand) -> None:
+    """Keys that the table leaves out come from the study, and those of neither from the defaults."""
+    (table,) = expand_file(declare(study_style={"spread": "se", "decimals": 1}, style={"decimals": 3}))
+    assert (table.style["spread"], table.style["decimals"], table.style["bold"]) == ("se", 3, "group")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metric": ["acc_top1", "acc_top"]}, r"Unknown metric 'acc_top' in .*tables\.t\.metric\[1\]"),
+        ({"metric": "nll", "columns": {"metric": ["loss"]}}, r"tables\.t\.metric: the columns are metrics already"),
+        ({"reference": {"ISDA": {"where": {}, "by": "arm"}}}, r"Unknown row field 'arm' in .*reference\.ISDA\.by"),
+        ({"reference": {"ce": {"where": {}, "by": "backbone"}}}, r"reference\.ce: the table has a column 'ce' already"),
         (
             {"columns": {"arm": ["cma"]}},
             r"Unknown arm 'cma' in .*tables\.t\.columns\.arm\[0\]\. Did you mean 'cam'\? Known: cam, ce\. Declare it under",

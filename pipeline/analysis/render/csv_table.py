@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 
-from pipeline.analysis.tables import TableResult
+from pipeline.analysis.tables import Delta, TableResult
 from pipeline.analysis.wording import missing_note
 
+_DELTA = (
+    "mean", "sd", "se", "n", "ci_low", "ci_high", "bootstrap_low", "bootstrap_high", "p_sign_flip", "p_t", "p_wilcoxon", "p", "p_holm",
+    "significant", "effect",
+)  # fmt: skip
 COLUMNS = (
-    "study", "table", "row", "column", "metric", "selection", "n", "mean", "sd", "ci95_low", "ci95_high",
-    "delta_mean", "delta_sd", "delta_n", "delta_p", "best", "missing", "seeds", "values", "trial_ids", "run_ids",
+    "study", "table", "row", "column", "metric", "selection", "n", "mean", "sd", "se", "median", "ci_low", "ci_high", "bootstrap_low",
+    "bootstrap_high", *(f"delta_{name}" for name in _DELTA), "best", "top", "missing", "seeds", "values", "trial_ids", "run_ids",
 )  # fmt: skip
 
 
@@ -23,14 +28,25 @@ def render_csv(result: TableResult) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(COLUMNS)
     for cell in result.cells:
-        delta = cell.delta
         writer.writerow(
             [
                 result.study, result.name, cell.row, cell.column, cell.metric, result.selection, cell.n,
-                cell.mean, cell.sd, *(cell.ci95 or (None, None)),
-                *((delta.mean, delta.sd, delta.n, delta.p) if delta else (None,) * 4),
-                str(cell.best).lower(), missing_note(cell.missing) if cell.missing else "",
+                cell.mean, cell.sd, cell.se, cell.median, *_pair(cell.ci), *_pair(cell.bootstrap_ci), *_delta(cell.delta),
+                str(cell.best).lower(), str(cell.top).lower(), missing_note(cell.missing) if cell.missing else "",
                 *(" ".join(map(str, each)) for each in (cell.seeds, cell.values, cell.trial_ids, cell.run_ids)),
             ]
         )  # fmt: skip
     return stream.getvalue()
+
+
+def _delta(delta: Delta | None) -> Sequence[object]:
+    if delta is None:
+        return [None] * len(_DELTA)
+    return [
+        delta.mean, delta.sd, delta.se, delta.n, *_pair(delta.ci), *_pair(delta.bootstrap_ci), delta.p_sign_flip, delta.p_t,
+        delta.p_wilcoxon, delta.p, delta.p_holm, str(delta.significant).lower(), delta.effect,
+    ]  # fmt: skip
+
+
+def _pair(interval: tuple[float, float] | None) -> tuple[float | None, float | None]:
+    return interval or (None, None)

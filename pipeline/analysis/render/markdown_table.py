@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from pipeline.analysis.layout import Entry, Grid, lay_out
+from pipeline.analysis.layout import DAGGER, Entry, Grid, Line, lay_out
 from pipeline.analysis.tables import TableResult
 
 # `_` inside a word is literal in CommonMark, so wrn_10_1 stays readable in the source.
@@ -14,11 +14,20 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 
 
 def render_markdown(result: TableResult) -> str:
-    """Caption, pipe table (best values in bold), footnotes."""
+    """Caption, pipe table (best values in bold, closing lines in italics), footnotes.
+
+    A pipe table has one header line, so each column has its whole header there; grouped rows have the name of the group in a column of
+    its own, on the first line of the group.
+    """
     grid = lay_out(result)
+    corner = [grid.corner_group, grid.corner_short] if grid.corner_group else [grid.corner]
     lines = [f"**{escape(grid.heading)}** {escape(grid.caption)}", ""]
-    lines += [_row([escape(grid.corner), *map(escape, grid.headers)]), _row([":---", *["---:"] * len(grid.headers)])]
-    lines += [_row([escape(line.label), *map(_entry, line.entries)]) for line in grid.lines]
+    lines.append(_row(list(map(escape, [*corner, *grid.headers]))))
+    lines.append(_row([":---"] * len(corner) + ["---:"] * len(grid.columns)))
+    group = ""
+    for line in grid.lines:
+        lines.append(_row([*_labels(grid, line, line.group != group), *map(_entry, line.entries)]))
+        group = line.group
     lines += _notes(grid)
     return "\n".join(lines) + "\n"
 
@@ -33,8 +42,16 @@ def _row(texts: list[str]) -> str:
     return f"| {' | '.join(texts)} |"
 
 
+def _labels(grid: Grid, line: Line, first: bool) -> list[str]:
+    if line.kind != "row":
+        return [f"*{escape(line.label)}*", ""] if grid.corner_group else [f"*{escape(line.label)}*"]
+    return [escape(line.group) if first else "", escape(line.short)] if grid.corner_group else [escape(line.label)]
+
+
 def _entry(entry: Entry) -> str:
-    text = f"**{entry.text}**" if entry.best else entry.text
+    text = escape(entry.number) + (f" ± {entry.spread}" if entry.spread else "")
+    text = f"**{text}**" if entry.best else text
+    text += f" {DAGGER}" if entry.significant else ""
     return text + (f" <sup>{','.join(entry.marks)}</sup>" if entry.marks else "")
 
 

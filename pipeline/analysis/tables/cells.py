@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+from pipeline.analysis.published import Published
+from pipeline.analysis.statistics.paired import Test
+from pipeline.analysis.statistics.rankings import Rankings
 
 
 @dataclass(frozen=True)
@@ -26,21 +32,35 @@ class Missing:
 
 @dataclass(frozen=True)
 class Delta:
-    """Difference cell - baseline, paired by seed.
+    """Difference cell - baseline, paired by seed, in stored units. `pipeline.analysis.statistics.paired` has the formulas.
 
     Attributes:
-        mean, sd: mean and sample SD (ddof=1; None for one pair) of the differences, in stored units.
+        mean, sd: mean and sample SD (ddof=1; None for one pair) of the differences; `mean` is None while either cell lacks a seed.
         n: number of pairs.
-        p: two-sided p value of the paired t test; None for one pair or when all differences are equal.
         baseline_row, baseline_column: the cell that is subtracted.
+        ci, bootstrap_ci: confidence intervals of the mean (Student t; percentile bootstrap); None where `sd` is.
+        p_sign_flip, p_t, p_wilcoxon: two-sided p values; None where the test says nothing.
+        p: the one of the table's test.
+        p_holm: `p` after Holm's correction over all differences of the table.
+        significant: whether `p_holm` is at most the table's level.
+        effect: Cohen's d_z, mean / sd.
     """
 
     mean: float | None
     sd: float | None
     n: int
-    p: float | None
     baseline_row: str
     baseline_column: str
+    se: float | None = None
+    ci: tuple[float, float] | None = None
+    bootstrap_ci: tuple[float, float] | None = None
+    p_sign_flip: float | None = None
+    p_t: float | None = None
+    p_wilcoxon: float | None = None
+    p: float | None = None
+    p_holm: float | None = None
+    significant: bool = False
+    effect: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,13 +69,15 @@ class CellResult:
 
     Attributes:
         mean: mean over all planned seeds, in stored units (fractions); None while any seed is missing.
-        sd: sample SD (ddof=1); None for one seed or a missing mean.
-        ci95: 95 % confidence interval of the mean (Student t); None where `sd` is.
+        sd, se: sample SD (ddof=1) and standard error of the mean; None for one seed or a missing mean.
+        median: of the same values.
+        ci, bootstrap_ci: confidence intervals of the mean (Student t; percentile bootstrap); None where `sd` is.
         n: number of seeds with a value; the mean exists only when that is all of them.
         seeds, values, trial_ids: aligned, one a seed with a value.
         run_ids: MLflow runs of those trials, as far as known.
         delta: difference to the baseline; None for the baseline itself and in tables without one.
         best: whether it is the best of its row (columns are levels) or of its column (columns are metrics). Needs a rival with a mean.
+        top: whether it is the best or cannot be told from it by the table's test, after Holm's correction over its rivals.
     """
 
     row: str
@@ -63,9 +85,6 @@ class CellResult:
     metric: str
     arm: str | None
     cell_id: str | None
-    mean: float | None
-    sd: float | None
-    ci95: tuple[float, float] | None
     n: int
     seeds: tuple[int, ...]
     values: tuple[float, ...]
@@ -74,10 +93,22 @@ class CellResult:
     missing: tuple[Missing, ...]
     row_levels: Mapping[str, Any]
     column_levels: Mapping[str, Any]
+    mean: float | None = None
+    sd: float | None = None
+    se: float | None = None
+    median: float | None = None
+    ci: tuple[float, float] | None = None
+    bootstrap_ci: tuple[float, float] | None = None
     delta: Delta | None = None
     best: bool = False
+    top: bool = False
 
     @property
+    def planned_n(self) -> int:
+        """Number of seeds that the cell is planned for."""
+        return self.n + len(self.missing)
+
+    @cached_property
     def by_seed(self) -> dict[int, float]:
         """seed -> value."""
         return dict(zip(self.seeds, self.values, strict=True))
@@ -85,14 +116,39 @@ class CellResult:
 
 @dataclass(frozen=True)
 class Average:
-    """A column averaged over its rows: per seed first, then mean and sample SD over the seeds."""
+    """A column averaged over the complete rows: per seed first, then mean and sample SD over the seeds.
+
+    Attributes:
+        delta: its difference to the baseline column; its p value stands by itself, outside the table's correction.
+    """
 
     column: str
     metric: str
     mean: float
     sd: float | None
     n: int
+    ci: tuple[float, float] | None = None
     delta: Delta | None = None
+
+
+@dataclass(frozen=True)
+class Versus:
+    """A column against the baseline's, over the rows where both are complete.
+
+    Attributes:
+        wins, ties, losses: rows where its mean is better, equal, worse.
+        significant_wins, significant_losses: those of them that the table's test finds.
+        improvement: probability that a seed of it is better than a seed of the baseline, averaged over rows.
+    """
+
+    column: str
+    metric: str
+    wins: int
+    ties: int
+    losses: int
+    significant_wins: int
+    significant_losses: int
+    improvement: float
 
 
 @dataclass(frozen=True)
@@ -114,25 +170,76 @@ class Reference:
 
 
 @dataclass(frozen=True)
+class PublishedColumn:
+    """Published numbers beside the table's own: copied from their source, not run here.
+
+    Attributes:
+        header: as the study file calls the column.
+        metric: the metric of the table that they are numbers of.
+        entries: row -> number; None where the source has none.
+    """
+
+    header: str
+    metric: str
+    entries: Mapping[str, Published | None]
+
+
+@dataclass(frozen=True)
 class TableResult:
-    """A finished table, free of any format; `cells` go row by row."""
+    """A finished table, free of any format; `cells` go row by row, the metrics of one place side by side.
+
+    Attributes:
+        row_parts, column_parts: the labels of `rows` and `columns`, field by field.
+        metrics: distinct metrics, in order.
+        test, alpha, confidence: how differences are judged.
+        comparisons: number of differences that share Holm's correction.
+        style: as `pipeline.study.presentation.Style`.
+        complete_rows: rows without a missing number; averages and ranks are over these.
+        rankings: by metric, in tables of two complete rows or more whose columns are levels.
+    """
 
     study: str
     name: str
     title: str
     row_fields: tuple[str, ...]
     rows: tuple[str, ...]
+    row_parts: tuple[tuple[str, ...], ...]
     column_fields: tuple[str, ...]
     columns: tuple[str, ...]
+    column_parts: tuple[tuple[str, ...], ...]
     column_kind: str
+    metrics: tuple[str, ...]
     baseline: str | None
     selection: str
     seeds: tuple[int, ...]
     fixed: Mapping[str, Any]
+    test: Test
+    alpha: float
+    confidence: float
+    comparisons: int
+    style: Mapping[str, Any]
     cells: tuple[CellResult, ...]
+    complete_rows: tuple[str, ...] = ()
     averages: tuple[Average, ...] = field(default=())
+    versus: tuple[Versus, ...] = field(default=())
+    rankings: Mapping[str, Rankings] = field(default_factory=dict)
     references: tuple[Reference, ...] = field(default=())
+    published: tuple[PublishedColumn, ...] = field(default=())
 
-    def cell(self, row: str, column: str) -> CellResult | None:
-        """The cell at (row, column); None when the design has none there."""
-        return next((cell for cell in self.cells if (cell.row, cell.column) == (row, column)), None)
+    @cached_property
+    def usual_n(self) -> int:
+        """The number of seeds that most cells are planned for (the larger one of two equally frequent)."""
+        sizes = Counter(cell.planned_n for cell in self.cells)
+        return max(sizes, key=lambda n: (sizes[n], n)) if sizes else len(self.seeds)
+
+    @cached_property
+    def _by_place(self) -> dict[tuple[str, str], dict[str, CellResult]]:
+        places: dict[tuple[str, str], dict[str, CellResult]] = {}
+        for cell in self.cells:
+            places.setdefault((cell.row, cell.column), {})[cell.metric] = cell
+        return places
+
+    def cell(self, row: str, column: str, metric: str | None = None) -> CellResult | None:
+        """The cell at (row, column), of the first metric there unless one is named; None when the design has none there."""
+        place = self._by_place.get((row, column), {})
+        return place.get(metric) if metric is not None else next(iter(place.values()), None)
