@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from pipeline.analysis.convergence import epochs_to_reach
 from pipeline.analysis.curves import accuracy_curves, curves_csv, write_curves
 from pipeline.analysis.figures.accuracy import accuracy_over_epochs
 from pipeline.analysis.figures.style import save_figure
@@ -45,7 +46,7 @@ def test_curves_fall_back_to_test_accuracy(arms, make_history, absent):
         position = history.column_names.index("metric_val_acc_top1")
         history = history.set_column(position, "metric_val_acc_top1", pa.nulls(history.num_rows))
     assert {curve.split for curve in accuracy_curves(spec, history, trials)[0]} == {"test"}
-    assert accuracy_over_epochs(spec, history, trials).axes[0].get_ylabel() == "test accuracy (%)"
+    assert accuracy_over_epochs(spec, history, trials)[0].axes[0].get_ylabel() == "test accuracy (%)"
 
 
 def test_curves_keep_the_epochs_that_all_seeds_have(make_spec, make_trials, make_history):
@@ -59,14 +60,23 @@ def test_curves_keep_the_epochs_that_all_seeds_have(make_spec, make_trials, make
     assert accuracy_curves(spec, shortened, trials)[0][0].epochs == (1, 2, 3, 4, 5)
 
 
-def test_curves_csv_is_wide(arms, make_history, tmp_path):
-    """The CSV for DVC has one line an epoch and one column a curve, as fractions."""
+def test_curves_csv_is_long(arms, make_history, tmp_path):
+    """The CSV for DVC has one line a curve and epoch, as fractions, and says split, seeds and sample SD."""
     spec, trials = arms
     history = make_history(trials)
     lines = list(csv.DictReader(io.StringIO(curves_csv(spec, history, trials))))
-    assert list(lines[0]) == ["epoch", "resnet8/ce", "resnet8/cam", "wrn_10_1/ce", "vit_tiny/ce"]
-    assert [line["epoch"] for line in lines] == [str(epoch) for epoch in range(1, 9)]
-    assert float(lines[7]["resnet8/ce"]) == accuracy_curves(spec, history, trials)[0][0].mean[7]
+    assert list(dict.fromkeys((line["row"], line["column"]) for line in lines)) == [
+        ("resnet8", "ce"),
+        ("resnet8", "cam"),
+        ("wrn_10_1", "ce"),
+        ("vit_tiny", "ce"),
+    ]
+    curve = accuracy_curves(spec, history, trials)[0][0]
+    first = lines[:8]
+    assert [line["epoch"] for line in first] == [str(epoch) for epoch in range(1, 9)]
+    assert [float(line["accuracy"]) for line in first] == list(curve.mean)
+    assert [float(line["sd"]) for line in first] == list(curve.sd)
+    assert {(line["split"], line["n"]) for line in lines} == {("val", "3")}
     (path,) = write_curves({"study": "quick", "tables": [spec]}, trials=trials, history=history, folder=tmp_path / "curves")
     assert path.read_text(encoding="utf-8") == curves_csv(spec, history, trials)
 
@@ -74,7 +84,7 @@ def test_curves_csv_is_wide(arms, make_history, tmp_path):
 def test_accuracy_figure_has_a_panel_a_row_and_a_line_an_arm(arms, make_history):
     """Panels are rows, lines are arms told apart by colour and dash, and the note says n and what has no line."""
     spec, trials = arms
-    figure = accuracy_over_epochs(spec, make_history(trials), trials)
+    figure, _ = accuracy_over_epochs(spec, make_history(trials), trials)
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["resnet8", "wrn_10_1", "vit_tiny"]
     assert [len(ax.lines) for ax in figure.axes] == [2, 1, 1]
     ce, cam = figure.axes[0].lines
@@ -93,7 +103,7 @@ def test_a_long_label_leaves_title_and_panels_alone(make_spec, make_trials, make
     for name in ("b", "cam_loss_with_a_very_long_name(weight=0.3, start_epoch=10)+label_smoothing(eps=0.1)"):
         spec = make_spec(["resnet8", "wrn"], ["a", name], [0], title="Accuracy of two backbones, a title that fills its line and more")
         trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
-        figure = accuracy_over_epochs(spec, make_history(trials), trials)
+        figure, _ = accuracy_over_epochs(spec, make_history(trials), trials)
         figure.draw_without_rendering()
         renderer = figure.canvas.get_renderer()
         legend = figure.legends[0].get_window_extent(renderer)
@@ -109,7 +119,7 @@ def test_accuracy_figure_says_how_many_rows_it_leaves_out(make_spec, make_trials
     """Beyond 8 rows the figure stops and says how many are not shown; odd names are printed literally."""
     spec = make_spec([f"net_{i}" for i in range(10)], ["_ce", "$x_1$"], [0])
     trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
-    figure = accuracy_over_epochs(spec, make_history(trials, epochs=2), trials)
+    figure, _ = accuracy_over_epochs(spec, make_history(trials, epochs=2), trials)
     assert len(figure.axes) == 8
     assert "2 more rows are not shown" in _note(figure)
     assert "One seed." in _note(figure)
@@ -119,7 +129,7 @@ def test_accuracy_figure_says_how_many_rows_it_leaves_out(make_spec, make_trials
 def test_metric_table_draws_its_rows_as_lines(sweep_table, make_history):
     """Where columns are metrics they share their trials, so one panel shows one line a row."""
     spec, trials = sweep_table
-    figure = accuracy_over_epochs(spec, make_history(trials), trials)
+    figure, _ = accuracy_over_epochs(spec, make_history(trials), trials)
     assert len(figure.axes) == 1
     assert len(figure.axes[0].lines) == 4
 
@@ -139,7 +149,7 @@ def test_nothing_is_drawn_when_nothing_is_complete(make_spec, make_trials, make_
 def test_sweep_draws_mean_spread_and_flat_map(sweep_table):
     """A panel a metric with the levels as ticks, symlog as 0 is one of them, and the flat map's energy as a dotted line."""
     spec, trials = sweep_table
-    accuracy, energy = sweep(spec, build_table(spec, trials), trials).axes
+    accuracy, energy = sweep(spec, build_table(spec, trials), trials)[0].axes
     assert accuracy.get_xscale() == "symlog"
     assert [tick.get_text() for tick in accuracy.get_xticklabels()] == ["0", "0.3", "1", "3"]
     assert list(accuracy.lines[0].get_ydata()) == pytest.approx([93.4, 93.75, 94.1, 94.45])
@@ -157,11 +167,88 @@ def test_sweep_chooses_its_axis(make_spec, make_trials, levels, scale):
     rows = [str(level) for level in levels]
     spec = make_spec(rows, ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}, levels=dict(zip(rows, levels, strict=True)))
     result = build_table(spec, make_trials(spec, {(row, "m"): [0.5] for row in rows}))
-    assert sweep(spec, result).axes[0].get_xscale() == scale
+    assert sweep(spec, result)[0].axes[0].get_xscale() == scale
 
 
-def test_tables_of_names_or_arms_are_no_sweep(arms, make_spec):
-    """Only numeric rows of one field with metrics as columns make a sweep."""
+@pytest.fixture
+def sensitivity(make_spec, make_trials):
+    """Four learning rates x three arms x three seeds, out of order; cam lacks a seed at 0.1, focal is not part of the design at 2."""
+    rows, columns = ["2", "0.01", "10", "0.1"], ["ce", "cam", "focal"]
+    spec = make_spec(rows, columns, [0, 1, 2], baseline="ce", levels={row: float(row) for row in rows}, row_fields=["lr"])
+    rng = np.random.default_rng(0)
+    values = {(row, column): rng.uniform(0.5, 0.9, 3).tolist() for row in rows for column in columns}
+    trials = make_trials(spec, values, {"t312": ("failed", "nan")})
+    spec["cells"] = [cell for cell in spec["cells"] if (cell["row"], cell["column"]) != ("2", "focal")]
+    return spec, trials, values
+
+
+def test_sweep_of_arms_draws_a_line_an_arm(sensitivity):
+    """Numeric rows with arms as columns: one panel, a line an arm in the order of the levels, a band of ± SD, and what is missing said."""
+    spec, trials, values = sensitivity
+    figure, caption = sweep(spec, build_table(spec, trials), trials)
+    (ax,) = figure.axes
+    assert ax.get_xscale() == "log"
+    expected = {"ce": ["0.01", "0.1", "2", "10"], "cam": ["0.01", "2", "10"], "focal": ["0.01", "0.1", "10"]}
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in ax.lines}) == 3
+    for line, band, (column, levels) in zip(ax.lines, ax.collections, expected.items(), strict=True):
+        assert list(line.get_xdata()) == [float(level) for level in levels]
+        value_LS = 100 * np.array([values[level, column] for level in levels])
+        assert list(line.get_ydata()) == pytest.approx(value_LS.mean(axis=1))
+        edges = {tuple(point) for point in np.round(band.get_paths()[0].vertices, 6).tolist()}
+        for sign in (-1, 1):
+            edge = value_LS.mean(axis=1) + sign * value_LS.std(axis=1, ddof=1)
+            assert {(float(level), round(y, 6)) for level, y in zip(levels, edge.tolist(), strict=True)} <= edges
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ce", "cam", "focal"]
+    assert figure.legends[0].get_title().get_text() == "arm"
+    assert "n = 3 seeds; band: ± sample SD" in _note(figure)
+    assert "a seed is missing: 0.1/cam." in _note(figure)
+    best = max(expected["ce"], key=lambda level: np.mean(values[level, "ce"]))
+    assert f"ce: test accuracy is best at lr = {best} (" in caption.alt
+
+
+def test_sweep_of_arms_has_a_panel_a_metric(make_spec, make_trials):
+    """A table of two metrics a place has two panels, and one seed has no band."""
+    spec = make_spec(["1", "2"], ["ce", "cam"], [0], levels={"1": 1, "2": 2})
+    energy = "metric_test_caam_energy_last"
+    spec["cells"] += [{**cell, "metric": energy} for cell in spec["cells"]]
+    trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
+    figure, _ = sweep(spec, build_table(spec, trials), trials)
+    assert [len(ax.lines) for ax in figure.axes] == [2, 2]
+    assert [ax.get_ylabel().split()[0] for ax in figure.axes] == ["test", "share"]
+    assert not any(ax.collections for ax in figure.axes)
+    assert _note(figure) == "One seed."
+
+
+def test_captions_tell_numbers_and_never_more_than_twelve(make_spec, make_trials, make_history):
+    """Who does not see a figure is told final accuracies, and how many more there are."""
+    spec = make_spec([f"net_{i}" for i in range(7)], ["ce", "cam"], [0])
+    trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
+    _, caption = accuracy_over_epochs(spec, make_history(trials, epochs=2), trials)
+    assert caption.text == "Accuracy over epochs."
+    assert caption.alt.startswith("Accuracy over epochs, table backbones. net_0/ce ends at 54.50 % after epoch 2; net_0/cam ends at ")
+    assert caption.alt.count("ends at") == 12
+    assert "; and 2 more. " in caption.alt
+
+
+def test_a_cell_whose_seeds_share_no_epoch_is_told_of_nowhere(make_spec, make_trials, make_history):
+    """Such a cell has an empty curve: the figure and its words are about the other cells, and its convergence is left out."""
+    spec = make_spec(["a"], ["ce", "cam"], [0, 1])
+    trials = make_trials(spec, {("a", "ce"): [0.5, 0.6], ("a", "cam"): [0.5, 0.6]})
+    history = make_history(trials, epochs=2)
+    odd = {("t000", 1), ("t001", 2)}
+    pairs = zip(history["trial_id"].to_pylist(), history["epoch"].to_pylist(), strict=True)
+    history = history.filter([pair not in odd for pair in pairs])
+    _, caption = accuracy_over_epochs(spec, history, trials)
+    assert "a/cam ends at" in caption.alt
+    assert "a/ce" not in caption.alt
+    reaches, _ = epochs_to_reach(spec, build_table(spec, trials), history, trials)
+    assert {reach.column for reach in reaches} == {"cam"}
+
+
+def test_tables_of_names_are_no_sweep(arms, make_spec):
+    """Only numeric rows of one field make a sweep, at least two where the columns are arms."""
+    assert not is_sweep(make_spec(["1"], ["ce", "cam"], [0], levels={"1": 1}))
+    assert is_sweep(make_spec(["1", "2"], ["ce", "cam"], [0], levels={"1": 1, "2": 2}))
     assert not is_sweep(arms[0])
     assert not is_sweep(make_spec(["a"], ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}))
     assert not is_sweep(make_spec(["on"], ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}, levels={"on": True}))
@@ -175,7 +262,7 @@ def test_figures_are_the_same_bytes_each_time(sweep_table, make_history, tmp_pat
         write_figures(document, results, trials=trials, history=make_history(trials), folder=tmp_path / name) for name in ("a", "b")
     )
     names = [path.name for path in first]
-    assert names == [f"loss_weight.{kind}.{suffix}" for kind in ("sweep", "accuracy") for suffix in ("svg", "png")]
+    assert names == [f"loss_weight.{kind}.{suffix}" for kind in ("accuracy", "convergence", "sweep") for suffix in ("svg", "png")]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
     assert "dc:date" not in first[0].read_text(encoding="utf-8")
@@ -187,5 +274,5 @@ def test_global_style_is_left_alone(arms, make_history, tmp_path):
 
     spec, trials = arms
     before = dict(matplotlib.rcParams)
-    save_figure(accuracy_over_epochs(spec, make_history(trials), trials), tmp_path / "figure")
+    save_figure(accuracy_over_epochs(spec, make_history(trials), trials)[0], tmp_path / "figure")
     assert dict(matplotlib.rcParams) == before

@@ -327,12 +327,17 @@ def test_files_are_the_same_bytes_each_time_and_go_into_the_report(shown, sweep_
         tmp_path, study="quick", results=[result], figure_paths=[*figures, *first], captions=first, trials=trials, provenance={}
     )
     page = path.read_text(encoding="utf-8")
-    assert page.count("<figure>") == 1 + 4
+    assert page.count("<figure>") == 2 + 4
     assert page.count("<summary>Activation maps and features</summary>") == 1
     assert 'aria-label="Class activation maps, table backbones, row resnet8. ce: 3 of 3' in page
     assert "<figcaption>Class activation maps, row resnet8. Images by a fixed rule" in page
     assert "<figcaption>Accuracy over epochs.</figcaption>" in page
-    assert len(re.findall(r"data:image/png", page)) == 3 * (5 + 3 + 3)
+    drawn = [
+        image for figure in first for image in re.findall(r"data:image/png[^\"]*", figure.read_text(encoding="utf-8", errors="ignore"))
+    ]
+    assert len(drawn) == 3 * (5 + 3 + 3)
+    embedded = re.findall(r"data:image/png[^\"]*", page)
+    assert len(embedded) == len(set(embedded)) == len({re.sub(r"\s", "", image) for image in drawn})  # each picture once
     sweep, sweep_trials = sweep_table
     named = write_panels(
         {"study": "quick", "tables": [sweep]},

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from pipeline.analysis.curves import Curve, accuracy_curves
+from pipeline.analysis.figures.captions import Drawing, caption_of
 from pipeline.analysis.figures.style import COLORS, MARKERS, PANELS_A_ROW, STYLE, decorate, grid_of_axes, line_style, plain
 from pipeline.analysis.metrics import SPLIT_WORDS
 from pipeline.analysis.wording import one_line, wrap
@@ -20,7 +21,7 @@ MAX_PANELS = 8
 MAX_LINES = 8
 
 
-def accuracy_over_epochs(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table) -> Figure | None:
+def accuracy_over_epochs(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table) -> Drawing | None:
     """Mean accuracy over epochs with a band of ± sample SD: one panel a row, one line a column.
 
     A table whose columns are metrics has one panel with one line a row. At most 8 panels (8 lines there) are drawn; what is
@@ -56,9 +57,13 @@ def accuracy_over_epochs(spec: Mapping[str, Any], history: pa.Table, trials: pa.
     notes.insert(0, f"Mean over n = {seeds} seeds; band: ± sample SD." if any(c.n > 1 for c in curves) else "One seed.")
     legend = " / ".join(spec["column_fields"] if spec["column_kind"] == "level" else spec["row_fields"])
     with matplotlib.rc_context(STYLE):
-        return _panels_of_curves(
+        figure = _panels_of_curves(
             panels[:MAX_PANELS], line_of, title=spec["title"], legend=legend, y_label=f"{split} accuracy (%)", note=" ".join(notes)
         )
+    facts = [
+        f"{one_line(curve.label)} ends at {100 * curve.mean[-1]:.2f} % after epoch {curve.epochs[-1]}" for curve in curves if curve.epochs
+    ]
+    return figure, caption_of("accuracy", spec["name"], " ".join(notes), facts)
 
 
 def _panels_of_curves(

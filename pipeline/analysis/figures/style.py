@@ -84,6 +84,11 @@ def line_style(i: int) -> dict[str, Any]:
     return {"color": COLORS[i % 8], "linestyle": _DASHES[(i + i // 8) % 8], "linewidth": 1.6}
 
 
+def dot_style(i: int) -> dict[str, Any]:
+    """Colour and marker of points without a line; 64 different pairs."""
+    return {"color": COLORS[i % 8], "marker": MARKERS[(i + i // 8) % 8], "linestyle": "none"}
+
+
 def plain(text: str) -> str:
     """`text` as matplotlib prints it literally: a dollar sign would start mathtext, a leading underscore hides a legend entry."""
     text = text.replace("$", r"\$")
