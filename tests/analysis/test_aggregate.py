@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from pipeline.analysis.aggregate import summary_metrics
 from pipeline.analysis.tables import build_table
 
 
 def test_summary_holds_complete_cells_and_counts_trials(arms):
-    """Complete cells appear rounded to 6 digits, incomplete ones do not, and every planned trial is counted by state."""
+    """Complete cells appear as the tables print them, incomplete ones do not, and every planned trial is counted by state."""
     summary = summary_metrics([build_table(*arms)])
     assert summary["trials"] == {"complete": 14, "failed": 1, "skipped": 3}
-    assert summary["backbones"] == {
-        "resnet8": {"ce": {"mean": 0.935667, "sd": 0.004509, "n": 3}, "cam": {"mean": 0.944533, "sd": 0.000839, "n": 3}},
-        "wrn_10_1": {"ce": {"mean": 0.9214, "sd": 0.003617, "n": 3}},
-        "vit_tiny": {"ce": {"mean": 0.805667, "sd": 0.005033, "n": 3}},
-    }
+    assert summary["backbones"] == {"resnet8": {"ce": 93.57, "cam": 94.45}, "wrn_10_1": {"ce": 92.14}, "vit_tiny": {"ce": 80.57}}
     assert json.loads(json.dumps(summary, allow_nan=False)) == summary
 
 
@@ -29,9 +27,27 @@ def test_trial_that_serves_two_tables_counts_once(arms):
     assert summary["trials (table)"] == summary["backbones"]
 
 
-def test_one_seed_has_no_sd_in_the_summary(make_spec, make_trials):
-    """A metric without a spread leaves the key out, as DVC cannot show null."""
+@pytest.mark.parametrize(
+    ("metric", "stored", "shown"),
+    [
+        ("metric_test_acc_top1_last", 0.4999, 49.99),
+        ("metric_test_nll_last", 0.31416, 0.3142),
+        ("time_step_s", 0.0123456, 12.35),
+        ("mem_peak_bytes", 3.25 * 2**20, 3.2),  # to the even digit, as Python prints it
+        ("metric_gap", -1e-9, 0.0),
+    ],
+)
+def test_units_and_digits_are_those_of_the_tables(make_spec, make_trials, metric, stored, shown):
+    """Fractions become percentages, seconds milliseconds, bytes MiB; what prints as zero is a plain zero; one seed suffices."""
+    spec = make_spec(["a"], ["m"], [0], metrics={"m": metric})
+    values = summary_metrics([build_table(spec, make_trials(spec, {("a", "m"): [stored]}))])["backbones"]["a"]
+    assert values == {"m": shown}
+    assert not str(values["m"]).startswith("-")
+
+
+def test_several_metrics_a_cell_are_all_there(make_spec, make_trials):
+    """No metric of a cell hides another one."""
     spec = make_spec(["a"], ["ce"], [0])
-    assert summary_metrics([build_table(spec, make_trials(spec, {("a", "ce"): [0.5]}))])["backbones"] == {
-        "a": {"ce": {"mean": 0.5, "n": 1}}
-    }
+    spec["cells"] = [cell | {"metric": metric} for cell in spec["cells"] for metric in (cell["metric"], "metric_test_nll_last")]
+    result = build_table(spec, make_trials(spec, {("a", "ce"): [0.5]}))
+    assert summary_metrics([result])["backbones"] == {"a": {"ce, acc_top1": 50.0, "ce, nll": 0.5}}

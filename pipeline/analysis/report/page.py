@@ -1,24 +1,25 @@
-"""The report of a study: one HTML page that needs no network, with tables, figures, failures and provenance."""
+"""The report of a study: one HTML page that needs no network, with tables, figures, failures and provenance, and a page a trial."""
 
 from __future__ import annotations
 
-import html
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.analysis.aggregate import trial_counts
 from pipeline.analysis.figures.panels import Caption
-from pipeline.analysis.layout import lay_out
-from pipeline.analysis.render.html_table import render_template
+from pipeline.analysis.render.html_table import TRIALS, Anchors, cell_facts, html_table, render_template
+from pipeline.analysis.report.figures import Picture, Shared, pictures_by_table
+from pipeline.analysis.report.listing import Link, Listing
+from pipeline.analysis.report.provenance import hardware, mixed_hardware, provenance_rows
+from pipeline.analysis.report.statistics import published_of, statistics_of, verdict
+from pipeline.analysis.report.trial_page import write_trial_pages
 from pipeline.analysis.tables import TableResult
 from pipeline.analysis.wording import file_stem, join_words, one_line, summary_sentences
-from pipeline.errors import ConfigError
 
-_FIGURE_WORDS = {"accuracy": "Accuracy over epochs", "sweep": "Metrics over the factor"}
 _TROUBLED = ("failed", "pruned", "skipped")
 
 
@@ -31,73 +32,80 @@ def write_report(
     trials: pa.Table,
     provenance: Mapping[str, Any],
     captions: Mapping[Path, Caption] | None = None,
+    history: pa.Table | None = None,
+    planned: pa.Table | None = None,
+    run_links: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write `folder/index.html` and return its path.
+    """Write `folder/index.html` and a page a trial, `folder/trials/<trial_id>.html`; returns the path of the index.
 
     Args:
         study: name of the study, the headline.
         results: the tables, in the order to show.
         figure_paths: figures as `write_figures` names them, `<table>.<kind>.svg`; other suffixes are passed over.
-        trials: results/trials.parquet: reasons of failures, and the env_* columns for the environment.
-        provenance: what made these numbers (commit, versions, hardware ...); mappings may be nested.
-        captions: words for the figures that need more than those of their kind; these are folded together below the others.
+        trials: results/trials.parquet.
+        provenance: what made these numbers (commit, versions, data ...); mappings may be nested.
+        captions: words for the figures that need more than those of their kind.
+        history: results/history.parquet, for the curves of the trials.
+        planned: plan/trials.parquet, for the configuration of the trials.
+        run_links: MLflow run id -> address.
 
     Raises:
-        ConfigError: a figure belongs to none of the tables.
+        ConfigError: a figure belongs to none of the tables, or a table's name cannot be part of an address.
+        StoreError: a trial id cannot be the name of a page.
     """
-    figures = _figures_by_table(figure_paths, [result.name for result in results], captions or {})
-    sections = [
-        {
-            "id": f"table-{file_stem(result.name)}",
-            "title": one_line(result.title),
-            "sentences": summary_sentences(result),
-            "grid": lay_out(result),
-            "figures": [figure for figure in figures[result.name] if not figure["folded"]],
-            "pictures": [figure for figure in figures[result.name] if figure["folded"]],
-            "cells": [(cell, " ".join(cell.trial_ids), " ".join(cell.run_ids)) for cell in result.cells],
-        }
-        for result in results
-    ]
+    shared = Shared()
+    pictures = pictures_by_table(figure_paths, [result.name for result in results], captions or {}, shared)
+    runs = _runs(trials, run_links or {})
+    facts = Listing("Code, versions and data", ("what", "value"), tuple(provenance_rows(provenance)), texts=2)
     page = render_template(
         "report.html.j2",
         study=study,
-        counts=_count_sentence(trial_counts(results)),
-        sections=sections,
+        counts=_counts(results, trials),
+        sections=[_section(result, pictures[result.name], trials, runs) for result in results],
         troubled=_troubled(results, trials),
-        provenance=[*_flat(provenance), *_environment(trials)],
+        provenance=[listing for listing in (facts if facts.rows else None, hardware(trials)) if listing is not None],
+        shared=shared,
     )
     folder.mkdir(parents=True, exist_ok=True)
+    write_trial_pages(folder, study=study, results=results, trials=trials, history=history, planned=planned, runs=runs)
     path = folder / "index.html"
     path.write_text(page, encoding="utf-8", newline="\n")
     return path
 
 
-def inline_svg(text: str, prefix: str, label: str) -> str:
-    """An SVG document as an element of a page: no prolog, ids made unique by `prefix`, `label` for screen readers."""
-    element = text[text.index("<svg") :]
-    element = re.sub(r'\bid="', f'id="{prefix}-', element)
-    element = re.sub(r'((?:xlink:)?href="|url\()#', rf"\1#{prefix}-", element)
-    element = re.sub(r"<metadata>.*?</metadata>", "", element, count=1, flags=re.DOTALL)
-    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+def _section(result: TableResult, pictures: Sequence[Picture], trials: pa.Table, runs: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "id": f"table-{file_stem(result.name)}",
+        "title": one_line(result.title),
+        "sentences": [*summary_sentences(result), *verdict(result), *mixed_hardware(result, trials)],
+        "table": html_table(result, differences=True),
+        "figures": [picture for picture in pictures if not picture.folded],
+        "pictures": [picture for picture in pictures if picture.folded],
+        "statistics": statistics_of(result),
+        "published": published_of(result),
+        "cells": cell_facts(result, TRIALS, runs),
+    }
 
 
-def _figures_by_table(paths: Iterable[Path], tables: Sequence[str], captions: Mapping[Path, Caption]) -> dict[str, list[dict[str, Any]]]:
-    figures: dict[str, list[dict[str, Any]]] = {name: [] for name in tables}
-    for path in paths:
-        if path.suffix != ".svg":
-            continue
-        table, _, kind = path.stem.rpartition(".")
-        if table not in figures:
-            raise ConfigError(
-                f"figure {path.name} belongs to no table of the study; figures are called <table>.<kind>.svg, tables: {', '.join(tables)}. "
-                "Remove old files from the figures folder."
-            )
-        words = f"{_FIGURE_WORDS.get(kind, kind)}."
-        caption = captions.get(path, Caption(words, f"{words[:-1]}, table {table}"))
-        prefix = re.sub(r"\W", "-", path.stem)
-        svg = inline_svg(path.read_text(encoding="utf-8"), prefix, caption.alt)
-        figures[table].append({"svg": svg, "words": caption.text, "folded": path in captions})
-    return figures
+def _runs(trials: pa.Table, run_links: Mapping[str, str]) -> dict[str, str]:
+    """trial id -> address of its MLflow run."""
+    if "run_id" not in trials.column_names:
+        return {}
+    pairs = zip(trials["trial_id"].to_pylist(), trials["run_id"].to_pylist(), strict=True)
+    return {trial_id: run_links[run_id] for trial_id, run_id in pairs if run_id in run_links}
+
+
+def _counts(results: Sequence[TableResult], trials: pa.Table) -> str:
+    """How many trials are complete, and how long they took."""
+    counts = trial_counts(results)
+    seconds = pc.sum(trials["time_total_s"]).as_py() if "time_total_s" in trials.column_names else None
+    return _count_sentence(counts) + (f" They took {_duration(seconds)}, one after the other." if seconds else "")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
 def _count_sentence(counts: Mapping[str, int]) -> str:
@@ -108,42 +116,28 @@ def _count_sentence(counts: Mapping[str, int]) -> str:
     return f"{counts['complete']} of {total} trials are complete, {join_words(others)}."
 
 
-def _troubled(results: Sequence[TableResult], trials: pa.Table) -> list[dict[str, Any]]:
-    """Failed, pruned and skipped trials, each once, with all cells that miss them."""
+def _troubled(results: Sequence[TableResult], trials: pa.Table) -> Listing | None:
+    """Failed, pruned and skipped trials, and those without a value, each once, with all cells that miss them."""
     reasons = (
         dict(zip(trials["trial_id"].to_pylist(), trials["reason"].to_pylist(), strict=True)) if "reason" in trials.column_names else {}
     )
-    found: dict[object, dict[str, Any]] = {}
+    pages = set(trials["trial_id"].to_pylist())
+    found: dict[object, tuple[str, str, str, str | Link]] = {}
+    where: dict[object, list[Link]] = {}
     for result in results:
+        anchors = Anchors(result)
         for cell in result.cells:
             for missing in cell.missing:
                 if missing.state not in _TROUBLED and missing.state != "complete":
                     continue
-                reason = missing.reason or reasons.get(missing.trial_id) or "no reason recorded"
                 key = missing.trial_id or (result.name, cell.row, cell.column, missing.seed)
-                entry = found.setdefault(
-                    key, {"id": missing.trial_id or "", "state": missing.state, "reason": reason, "seed": missing.seed, "where": []}
-                )
-                entry["where"].append(f"{result.name}: {one_line(cell.row)} / {one_line(cell.column)}")
-    return list(found.values())
-
-
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            rows += _flat(value, f"{prefix}{key}.")
-        else:
-            rows.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
-    return rows
-
-
-def _environment(trials: pa.Table) -> list[tuple[str, str]]:
-    """Distinct values of each env_* column: more than one tells that the trials did not all run alike."""
-    rows = []
-    for name in trials.column_names:
-        if name.startswith("env_"):
-            values = sorted({str(value) for value in trials[name].to_pylist() if value is not None})
-            if values:
-                rows.append((f"trials: {name.removeprefix('env_').replace('_', ' ')}", "; ".join(values)))
-    return rows
+                trial = missing.trial_id or "--"
+                page = Link(trial, f"{TRIALS}/{trial}.html") if trial in pages else trial
+                reason = one_line(missing.reason or reasons.get(missing.trial_id) or "no reason recorded")
+                found.setdefault(key, (missing.state, reason, str(missing.seed), page))
+                place = f"{result.name}: {one_line(cell.row)} / {one_line(cell.column)}"
+                where.setdefault(key, []).append(Link(place, f"#{anchors.cell(cell)}"))
+    if not found:
+        return None
+    rows = tuple((*facts, tuple(where[key])) for key, facts in found.items())
+    return Listing("Trials without a number", ("state", "reason", "seed", "trial", "cells"), rows, texts=5)
