@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pipeline.cli.app import StudyOption, app, note, planned, say
-from pipeline.errors import PipelineError, counted
+from pipeline.errors import PipelineError
 
 
 @app.command(epilog="Example:  ablate ui --port 5001")
@@ -31,10 +31,11 @@ app.add_typer(mlflow_app, name="mlflow")
 
 @mlflow_app.command("rebuild", epilog="Example:  ablate mlflow rebuild")
 def mlflow_rebuild(study: StudyOption = None) -> None:
-    """Bring MLflow up to date with the store: missing runs are made, nothing is duplicated."""
-    from pipeline.orchestration.explain import mirror
+    """Bring MLflow up to date with the store and the published tables: missing runs are made, nothing is duplicated."""
+    from pipeline.orchestration.mlflow_rebuild import rebuild
 
     made, records, params = planned(study)
-    total = mirror(made, records, params, log=note)
-    say(f"{counted(total, 'trial')} of {made.study} {'is' if total == 1 else 'are'} in MLflow.")
-    say("`dvc repro -sf run && dvc repro` puts their run ids into the tables; it trains nothing.")
+    done = rebuild(made, records, params, log=note)
+    say(f"{made.study}: {done.line()}")
+    if done.made:
+        say("`dvc repro -sf run && dvc repro` puts the run ids into the tables; it trains nothing.")

@@ -6,10 +6,6 @@ Everything here talks to MLflow directly and waits for it; `tracking.Tracker` ca
 from __future__ import annotations
 
 import json
-import math
-import numbers
-import posixpath
-import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,18 +13,32 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.orchestration.tracking_uri import database_path, redact
+from pipeline.orchestration.mlflow_inputs import DataView, dataset_inputs, short_digest
+from pipeline.orchestration.mlflow_points import (
+    History,
+    Points,
+    cut,
+    final_points,
+    flatten,
+    history_points,
+    is_plumbing,
+    legal_metrics,
+    same,
+)
+from pipeline.orchestration.mlflow_views import KIND, MOST_METRICS, NOTE, USUAL_METRICS, WRITTEN, experiment_tags, natural_order
+from pipeline.orchestration.tracking_uri import check_reachable, database_path, redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run
 
-History = list[dict[str, Any]]
-Points = dict[tuple[str, int], float]  # (metric, step) -> value; final metrics have step 0, epochs count from 1
 T = TypeVar("T")
 
+CELLS = "cells.json"  # artifact of a table's run that the UI shows as a table
+
 _STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # states that leave a run behind
-_RUN_NAME, _COMMIT, _NOTE = "mlflow.runName", "mlflow.source.git.commit", "mlflow.note.content"
+_RUN_NAME, _COMMIT, _TABLES = "mlflow.runName", "mlflow.source.git.commit", "mlflow.loggedArtifacts"
+_NOTE_LENGTH = 8000  # characters of a tag that MLflow keeps
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,7 @@ class TrialView:
         tables: names of the tables that the trial serves.
         tags: study, arm, factors and whatever else a reader may filter by.
         params: resolved configuration, nested; logged with dotted keys.
+        data: what it was trained on.
     """
 
     trial_id: str
@@ -48,64 +59,41 @@ class TrialView:
     tables: tuple[str, ...]
     tags: dict[str, str]
     params: dict[str, Any]
+    data: DataView | None = None
 
 
-def metric_name(key: str) -> str:
-    """MLflow name of an epoch metric: `metric_val_acc_top1` and `val_acc_top1` -> `val/acc_top1`."""
-    name = key.removeprefix("metric_")
-    return _legal(name if "/" in name else name.replace("_", "/", 1))
+@dataclass(frozen=True)
+class TableView:
+    """What MLflow shows of one table.
 
+    Attributes:
+        study, name, title: which table.
+        description: Markdown.
+        metrics: summary of each cell, by 'row/column/...'.
+        shown: metrics of the trials' runs that the cells are made of; first of them, columns of the run table.
+        cells: a row a cell, all with the same keys; shown as a table.
+        artifacts: folder of the run -> files in it.
+    """
 
-def final_points(record: Mapping[str, Any]) -> Points:
-    """Finite `metric_*`, `time_*` and `mem_*` columns of a record; `metric_` is dropped from the name."""
-    columns = {key: value for key, value in record.items() if key.startswith(("metric_", "time_", "mem_"))}
-    return {(_legal(key.removeprefix("metric_")), 0): float(value) for key, value in columns.items() if _is_finite(value)}
-
-
-def epoch_points(epoch: int, metrics: Mapping[str, Any]) -> Points:
-    """Finite values of one epoch under their MLflow names."""
-    return {(metric_name(key), epoch): float(value) for key, value in metrics.items() if key != "epoch" and _is_finite(value)}
-
-
-def history_points(history: Iterable[Mapping[str, Any]]) -> Points:
-    """All epochs of one trial; rows hold `epoch`, `metric_*`, and perhaps `time_*` and `mem_*`."""
-    points: Points = {}
-    for row in history:
-        values = {key: value for key, value in row.items() if key.startswith(("metric_", "time_", "mem_"))}
-        points |= epoch_points(int(row["epoch"]), values)
-    return points
-
-
-def flatten(params: Any, prefix: str = "") -> dict[str, str]:
-    """Nested configuration with dotted keys, e.g. `loss.cam.weight`, `regularizers.0.name`; plain lists become JSON."""
-    if isinstance(params, Mapping) and (params or not prefix):
-        items: Iterable[tuple[Any, Any]] = params.items()
-    elif isinstance(params, (list, tuple)) and any(isinstance(value, Mapping) for value in params):
-        items = enumerate(params)
-    else:
-        return {_legal(prefix): _cut(params if isinstance(params, str) else json.dumps(params, default=str, ensure_ascii=False), 6000)}
-    return {key: value for name, part in items for key, value in flatten(part, f"{prefix}.{name}" if prefix else str(name)).items()}
-
-
-def _is_finite(value: Any) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _legal(name: str) -> str:
-    """`name` within what MLflow accepts as the key of a metric or parameter."""
-    return posixpath.normpath(re.sub(r"[^\w\-. /:]", "_", name)[:250]).lstrip("/.") or "_"
+    study: str
+    name: str
+    title: str
+    description: str
+    metrics: Mapping[str, float]
+    shown: Sequence[str] = ()
+    cells: Sequence[Mapping[str, Any]] = ()
+    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 def _plain(location: str) -> str:
     return redact(location).removeprefix("file://").rstrip("/")
 
 
-def _cut(text: str, limit: int) -> str:
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _same(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)  # a column may have been kept as float32
+def _when(record: Mapping[str, Any], final: Points, now_ms: int) -> tuple[int, int]:
+    """Start of a run that is made afterwards, and its end: as the record tells, or now, with the right duration."""
+    took_ms = int(1000 * final.get(("time_total_s", 0), final.get(("time_train_s", 0), 0.0)))
+    end_ms = int(record["time_finished_ns"] / 1e6) if record.get("time_finished_ns") else now_ms
+    return end_ms - took_ms, end_ms
 
 
 def _chunks(items: Iterable[T], size: int) -> list[list[T]]:
@@ -124,12 +112,16 @@ class _Run:
     params: set[str] = field(default_factory=set)
     metrics: dict[str, float] = field(default_factory=dict)
     "Latest value of each metric."
+    datasets: set[str] = field(default_factory=set)
+    "Digests of its inputs."
     logged: Points | None = None
     "Every point; None until read from MLflow."
 
     @classmethod
     def of(cls, run: Run) -> _Run:
-        return cls(run.info.run_id, run.info.status, dict(run.data.tags), run.info.start_time, set(run.data.params), dict(run.data.metrics))
+        inputs = {given.dataset.digest for given in run.inputs.dataset_inputs} if run.inputs else set()
+        data = run.data
+        return cls(run.info.run_id, run.info.status, dict(data.tags), run.info.start_time, set(data.params), dict(data.metrics), inputs)
 
 
 class Mirror:
@@ -143,29 +135,27 @@ class Mirror:
         self._live: set[str] = set()
         self._touched: set[str] = set()
         self._last_ms = 0
+        self.experiment_id: str | None = None
+        self.made = 0
+        self._experiment_tags: dict[str, str] = {}
         self._client: MlflowClient
-        self._experiment_id: str
 
     def connect(self) -> None:
         """Create database and experiment where they are missing and read which runs exist."""
         from mlflow import MlflowClient
         from mlflow.entities import LifecycleStage
 
-        if self.uri.startswith("http"):
-            import requests
-
-            requests.get(self.uri.rstrip("/") + "/health", timeout=5)  # MLflow itself would retry for long; any answer will do
-        elif path := database_path(self.uri):
+        check_reachable(self.uri)
+        if path := database_path(self.uri):
             path.parent.mkdir(parents=True, exist_ok=True)
         self._client = MlflowClient(tracking_uri=self.uri)
         found = self._client.get_experiment_by_name(self.experiment)
         if found is None:
-            tags = {"mlflow.experimentKind": "custom_model_development"}
-            self._experiment_id = self._client.create_experiment(self.experiment, self.artifact_location, tags)
+            self.experiment_id = self._client.create_experiment(self.experiment, self.artifact_location)
         else:
-            self._experiment_id = found.experiment_id
+            self.experiment_id, self._experiment_tags = found.experiment_id, dict(found.tags)
             if found.lifecycle_stage == LifecycleStage.DELETED:
-                self._client.restore_experiment(self._experiment_id)
+                self._client.restore_experiment(self.experiment_id)
                 self.log(f"mlflow: experiment {self.experiment!r} had been deleted and is restored")
             if self.artifact_location and _plain(found.artifact_location) != _plain(self.artifact_location):
                 self.log(
@@ -181,12 +171,29 @@ class Mirror:
             self.tables.setdefault((run.tags["study"], run.tags["table"]), run)
         if doubles:
             self.log(f"mlflow: {doubles} runs repeat the trial id of an older run; the oldest of each is kept up to date")
+        self.describe()
+
+    def describe(self) -> None:
+        """Give the experiment its description and its views of the run table, as its runs are now; words of the user's own stay."""
+        assert self.experiment_id is not None
+        runs = self.runs.values()
+        there = {name for run in runs for name in run.metrics}
+        shown = [name for key in sorted(self.tables) for name in self.tables[key].tags.get("metrics", "").split(", ")]
+        metrics = [name for name in dict.fromkeys([*shown, *USUAL_METRICS]) if name in there][:MOST_METRICS]
+        tags = experiment_tags(self.experiment, self.experiment_id, [run.tags for run in runs], metrics)
+        if WRITTEN not in self._experiment_tags.get(NOTE, WRITTEN):
+            del tags[NOTE]
+        for key, value in tags.items():
+            if self._experiment_tags.get(key) != value and (key != KIND or KIND not in self._experiment_tags):
+                self._client.set_experiment_tag(self.experiment_id, key, value)
+                self._experiment_tags[key] = value
 
     def _search(self, kind: str) -> Iterator[_Run]:
+        assert self.experiment_id is not None
         token: str | None = None
         while True:
             page = self._client.search_runs(
-                [self._experiment_id], f"tags.kind = '{kind}'", max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
+                [self.experiment_id], f"tags.kind = '{kind}'", max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
             )
             yield from map(_Run.of, page)
             token = page.token
@@ -214,29 +221,30 @@ class Mirror:
         self._touched.add(view.trial_id)
         epochs = history_points(history() if callable(history) else history)
         final = final_points(record)
-        start_ms = self._now() - int(1000 * final.get(("time_train_s", 0), 0.0))  # of a run made afterwards: the duration is right
-        run = self._ensure(view, {}, start_ms)
+        start_ms, end_ms = _when(record, final, self._now())
         truth = epochs | final
         last = max((step for _, step in epochs), default=None)
-        if any(self._contradicts(point, value, truth, last) for point, value in self._logged(run).items()):
+        known = self.runs.get(view.trial_id)
+        commit: dict[str, str] = {}
+        if known and any(self._contradicts(point, value, truth, last) for point, value in self._logged(known).items()):
             # MLflow cannot take a point back: a curve spliced from two attempts is replaced by one clean run.
-            self._client.delete_run(run.run_id)
+            self._client.delete_run(known.run_id)
             del self.runs[view.trial_id]
-            run = self._ensure(view, {_COMMIT: run.tags[_COMMIT]} if _COMMIT in run.tags else {}, run.start_ms)
+            start_ms, commit = known.start_ms, {_COMMIT: known.tags[_COMMIT]} if _COMMIT in known.tags else {}
         buffered = {point: v for point, v in self.pending.pop(view.trial_id, {}).items() if last is None or point[1] <= last}
-        reason = {"reason": _cut(str(record["reason"]), 1000)} if record.get("reason") else {}
-        self._write(run, points=buffered | truth, tags={"state": str(record["state"])} | reason)
+        reason = {"reason": cut(str(record["reason"]), 1000)} if record.get("reason") else {}
+        run = self._ensure(view, commit | {"state": str(record["state"])} | reason, start_ms, buffered | truth, end_ms)
         if not reason:
             self._drop_reason(run)
-        self._terminate(run, _STATUS.get(record["state"], "FAILED"))
+        self._terminate(run, _STATUS.get(record["state"], "FAILED"), end_ms)
         self._live.discard(view.trial_id)
 
     @staticmethod
     def _contradicts(point: tuple[str, int], value: float, truth: Points, last: int | None) -> bool:
         key, step = point
-        if key.startswith(("time_", "time/", "mem_", "mem/")):
+        if is_plumbing(key):
             return False
-        return (last is not None and step > last) or (point in truth and not _same(truth[point], value))
+        return (last is not None and step > last) or (point in truth and not same(truth[point], value))
 
     def sync(self, view: TrialView, record: Mapping[str, Any], history: History | Callable[[], History]) -> None:
         status = _STATUS.get(record["state"])
@@ -245,32 +253,42 @@ class Mirror:
         run = self.runs.get(view.trial_id)
         final = {key: value for (key, _), value in final_points(record).items()}
         ended = run is not None and (run.status, run.tags.get("state")) == (status, record["state"])
-        if run and ended and all(key in run.metrics and _same(run.metrics[key], value) for key, value in final.items()):
+        if run and ended and all(key in run.metrics and same(run.metrics[key], value) for key, value in final.items()):
             self._write(run, tags=self._tags(view))
+            self._add_inputs(run, view)
         else:
             self.finished(view, record, history)
 
-    def table(self, study: str, name: str, title: str, metrics: dict[str, float], artifacts: Sequence[Path], description: str) -> None:
-        values = {_legal(key): float(value) for key, value in metrics.items() if _is_finite(value)}
-        tags = {"kind": "table", "study": study, "table": name, _RUN_NAME: f"table: {name}", _NOTE: f"**{title}**\n\n{description}".strip()}
+    def table(self, view: TableView) -> None:
+        """Make the run of a table: metrics replaced, files uploaded."""
+        values = legal_metrics(view.metrics)
+        tags = {"kind": "table", "study": view.study, "table": view.name, "title": view.title, _RUN_NAME: f"table: {view.name}"}
+        tags |= {"metrics": ", ".join(view.shown)} if view.shown else {}
+        tags |= {NOTE: cut(f"**{view.title}**\n\n{view.description}".strip(), _NOTE_LENGTH)}
+        tags |= {_TABLES: json.dumps([{"path": CELLS, "type": "table"}])} if view.cells else {}
         tags |= {_COMMIT: self.commit} if self.commit else {}
-        run = self.tables.get((study, name))
+        run = self.tables.get((view.study, view.name))
         if run and not run.metrics.keys() <= values.keys():  # a metric cannot be taken back: a cell that is gone needs a clean run
             self._client.delete_run(run.run_id)
-            del self.tables[study, name]
+            del self.tables[view.study, view.name]
             run = None
         if run is None:
-            run = self.tables[study, name] = self._create(tags)
+            run = self.tables[view.study, view.name] = self._create(tags)
         self._write(run, {(key, 0): value for key, value in values.items() if run.metrics.get(key) != value}, tags, again=True)
-        for path in artifacts:
-            if path.is_dir():
-                self._client.log_artifacts(run.run_id, str(path), path.name)
-            elif path.exists():
-                self._client.log_artifact(run.run_id, str(path))
-            else:
-                self.log(f"mlflow: {path} of table {name!r} does not exist and is left out")
+        self._upload(run, view)
         if run.status != "FINISHED":
             self._terminate(run, "FINISHED")
+
+    def _upload(self, run: _Run, view: TableView) -> None:
+        if view.cells:
+            columns = list(view.cells[0])
+            self._client.log_dict(run.run_id, {"columns": columns, "data": [[cell[key] for key in columns] for cell in view.cells]}, CELLS)
+        for folder, files in view.artifacts.items():
+            for path in files:
+                if path.exists():
+                    self._client.log_artifact(run.run_id, str(path), folder)
+                else:
+                    self.log(f"mlflow: {path} of table {view.name!r} does not exist and is left out")
 
     def end_open(self, reason: str) -> None:
         """End every run whose trial did not finish as KILLED."""
@@ -279,25 +297,38 @@ class Mirror:
             self._write(self.runs[trial_id], tags={"state": "killed", "reason": reason})
             self._terminate(self.runs[trial_id], "KILLED")
             self._live.discard(trial_id)
+        self.describe()
 
     def _tags(self, view: TrialView) -> dict[str, str]:
-        own = {"kind": "trial", "trial_id": view.trial_id, "tables": ", ".join(view.tables), _RUN_NAME: view.name}
+        own = {"kind": "trial", "trial_id": view.trial_id, "tables": ", ".join(view.tables), "order": natural_order(view.name)}
+        own |= {_RUN_NAME: view.name}
         given = {key: value for key, value in view.tags.items() if key not in ("state", "reason")}
-        return {key: _cut(str(value), 5000) for key, value in (given | own).items()}
+        return {key: cut(str(value), 5000) for key, value in (given | own).items()}
 
-    def _ensure(self, view: TrialView, tags: dict[str, str], start_ms: int | None = None) -> _Run:
-        """The run of a trial with its tags and parameters, created where there is none."""
+    def _ensure(
+        self, view: TrialView, tags: dict[str, str], start_ms: int | None = None, points: Points | None = None, end_ms: int | None = None
+    ) -> _Run:
+        """The run of a trial with its tags, parameters, inputs and these points, which end at `end_ms`, created where there is none."""
         tags = tags | self._tags(view)
         if view.trial_id not in self.runs:
             self.runs[view.trial_id] = self._create(tags, start_ms)
         run = self.runs[view.trial_id]
-        self._write(run, tags=tags, params={key: value for key, value in flatten(view.params).items() if key not in run.params})
+        params = {key: value for key, value in flatten(view.params).items() if key not in run.params}
+        self._write(run, points, tags, params, end_ms=end_ms)
+        self._add_inputs(run, view)
         return run
 
+    def _add_inputs(self, run: _Run, view: TrialView) -> None:
+        if view.data and short_digest(view.data) not in run.datasets:
+            self._client.log_inputs(run.run_id, dataset_inputs(view.data))
+            run.datasets.add(short_digest(view.data))
+
     def _create(self, tags: dict[str, str], start_ms: int | None = None) -> _Run:
+        assert self.experiment_id is not None
         tags = {"mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"} | tags
-        run = _Run.of(self._client.create_run(self._experiment_id, start_ms or self._now(), tags, tags[_RUN_NAME]))
+        run = _Run.of(self._client.create_run(self.experiment_id, start_ms or self._now(), tags, tags[_RUN_NAME]))
         run.logged = {}
+        self.made += 1
         return run
 
     def _logged(self, run: _Run) -> Points:
@@ -313,21 +344,25 @@ class Mirror:
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
         again: bool = False,
+        end_ms: int | None = None,
     ) -> None:
         """Log what is new, within MLflow's limits of 1000 entities a call, 100 of them parameters and 100 tags.
 
         A point of an epoch that is already there stays; a final timing that changed is logged again, as the latest value counts.
-        With `again` all points are logged.
+        With `again` all points are logged. Epochs are spread evenly up to `end_ms`, as system metrics are drawn over time.
         """
         from mlflow.entities import Metric, Param, RunTag
 
         if points and not again:
             logged = self._logged(run)
-            points = {p: v for p, v in points.items() if p not in logged or (p[1] == 0 and not _same(logged[p], v))}
+            points = {p: v for p, v in points.items() if p not in logged or (p[1] == 0 and not same(logged[p], v))}
         points, params = points or {}, params or {}
         tags = {key: value for key, value in (tags or {}).items() if run.tags.get(key) != value}
         now = self._now()
-        metric_chunks = _chunks((Metric(key, value, now, step) for (key, step), value in points.items()), 800)
+        last = max((step for _, step in points), default=0)
+        span_ms = end_ms - run.start_ms if end_ms and last else 0
+        times = {step: run.start_ms + span_ms * step // last for step in range(1, last + 1)} if span_ms > 0 else {}
+        metric_chunks = _chunks((Metric(key, value, times.get(step, now), step) for (key, step), value in points.items()), 800)
         param_chunks = _chunks((Param(key, value) for key, value in params.items()), 100)
         tag_chunks = _chunks((RunTag(key, value) for key, value in tags.items()), 100)
         for metric_part, param_part, tag_part in zip_longest(metric_chunks, param_chunks, tag_chunks, fillvalue=()):
@@ -343,8 +378,8 @@ class Mirror:
             self._client.delete_tag(run.run_id, "reason")
             del run.tags["reason"]
 
-    def _terminate(self, run: _Run, status: str) -> None:
-        self._client.set_terminated(run.run_id, status)
+    def _terminate(self, run: _Run, status: str, end_ms: int | None = None) -> None:
+        self._client.set_terminated(run.run_id, status, end_ms if end_ms and end_ms >= run.start_ms else None)
         run.status, run.logged = status, None  # the points of a finished run need no memory
 
     def _now(self) -> int:

@@ -2,82 +2,69 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-from collections.abc import Callable
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.analysis.figures.write import write_figures
+from pipeline.analysis.figures.panels import Caption
+from pipeline.analysis.figures.write import write_captioned
 from pipeline.analysis.figures.write_panels import write_panels
-from pipeline.analysis.render.write import FORMATS
 from pipeline.analysis.report.page import write_report
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
-from pipeline.analysis.wording import caption, file_stem
+from pipeline.orchestration.mlflow_tables import mirror_tables
 from pipeline.orchestration.notes import warn
+from pipeline.orchestration.provenance import provenance
 from pipeline.orchestration.tracking import open_tracker
+from pipeline.orchestration.tracking_uri import run_url
 from pipeline.study.params import Params
-from pipeline.study.project import DATASETS, FIGURES, IMAGES, PLAN, REPORT, RESULTS, TABLES
-
-VERSIONS = ("torch", "torchvision", "torchdistill", "ray", "mlflow", "dvc")
+from pipeline.study.project import FIGURES, IMAGES, PLAN, REPORT, RESULTS, TABLES
 
 
 def publish(params: Params, *, log: Callable[[str], None] = warn, say: Callable[[str], None] = print) -> Path:
-    """Write figures/ and report/index.html from results/, and one MLflow run a table; returns the report."""
+    """Write figures/ and report/ from results/, and one MLflow run a table; returns the report's index."""
     document = load_tables(PLAN / "tables.json")
-    trials, history = pq.read_table(RESULTS / "trials.parquet"), pq.read_table(RESULTS / "history.parquet")
+    trials, history, panels = (pq.read_table(RESULTS / f"{name}.parquet") for name in ("trials", "history", "panels"))
     results = build_tables(document, trials)
-    figures = write_figures(document, results, trials=trials, history=history, folder=FIGURES)
-    panels, images = pq.read_table(RESULTS / "panels.parquet"), pq.read_table(IMAGES)
-    pictures = write_panels(document, panels=panels, images=images, trials=trials, folder=FIGURES)
-    figures += pictures
-    study = document["study"]
+    captions = draw(document, results, trials=trials, history=history, panels=panels, folder=FIGURES)
     report = write_report(
-        REPORT, study=study, results=results, figure_paths=figures, captions=pictures, trials=trials, provenance=provenance()
+        REPORT,
+        study=document["study"],
+        results=results,
+        figure_paths=captions,
+        captions=captions,
+        trials=trials,
+        provenance=provenance(),
+        history=history,
+        planned=pq.read_table(PLAN / "trials.parquet"),
+        run_links=run_links(params.tracking.uri, trials),
     )
-    with open_tracker(params.tracking, study, log) as tracker:
-        for result in results:
-            files = [TABLES / f"{file_stem(result.name)}.{suffix}" for suffix in FORMATS]
-            files += [path for path in figures if path.name.startswith(f"{file_stem(result.name)}.")]
-            tracker.table(
-                study, result.name, title=result.title, metrics=table_metrics(result), artifacts=files, description=caption(result)
-            )
+    with open_tracker(params.tracking, document["study"], log) as tracker:
+        mirror_tables(tracker, results, list(captions))
         tracker.wait(60.0)
     say(f"Report: {report}. Tables: {TABLES}/." + (" Runs: `ablate ui`." if params.tracking.uri else ""))
     return report
 
 
-def table_metrics(result: TableResult) -> dict[str, float]:
-    """Summary metrics of a table's MLflow run: mean, sd and n of each complete cell, by 'row/column/...'."""
-    metrics: dict[str, float] = {}
-    for cell in result.cells:
-        name = f"{cell.row}/{cell.column}"
-        metrics[f"{name}/n"] = float(cell.n)
-        if cell.mean is not None:
-            metrics[f"{name}/mean"] = cell.mean
-        if cell.sd is not None:
-            metrics[f"{name}/sd"] = cell.sd
-    return metrics
+def draw(
+    document: Mapping[str, Any],
+    results: Sequence[TableResult],
+    *,
+    trials: pa.Table,
+    history: pa.Table,
+    panels: pa.Table,
+    folder: Path,
+) -> dict[Path, Caption]:
+    """Draw all figures of a study into a folder; returns the paths with their captions, those with numbers before the pictures."""
+    images = pq.read_table(IMAGES)
+    drawn = write_captioned(document, results, trials=trials, history=history, panels=panels, images=images, folder=folder)
+    return drawn | write_panels(document, panels=panels, images=images, trials=trials, folder=folder)
 
 
-def provenance() -> dict[str, Any]:
-    """What made these numbers: code, versions and data."""
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    versions = {name: metadata.version(name) for name in VERSIONS if _installed(name)}
-    content = json.loads(DATASETS.read_text(encoding="utf-8")) if DATASETS.exists() else {}
-    return {
-        "commit": commit or "not a git checkout",
-        "versions": versions,
-        "data": {entry["name"]: entry["digest"] for entry in content.values()},
-    }
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
+def run_links(uri: str | None, trials: pa.Table) -> dict[str, str]:
+    """MLflow run id -> address of the run in the UI; nothing where tracking is off."""
+    if uri is None or "run_id" not in trials.column_names:
+        return {}
+    return {run_id: run_url(uri, None, run_id) for run_id in trials["run_id"].to_pylist() if run_id}

@@ -77,9 +77,10 @@ def run_plan(
         outcome = Outcome.of(plan, records, 0)
         outcome.run_ids = known
         return outcome
+    prepared = Path(params.data.prepared)
     with terminable(die_with_parent=die_with_parent), open_tracker(params.tracking, plan.study, log) as tracker:
         tracker.sync(
-            (view_of(plan.trials[trial_id], plan.study), record, lambda trial_id=trial_id: store.history(trial_id))  # type: ignore[misc]
+            (view_of(plan.trials[trial_id], plan.study, prepared), record, lambda trial_id=trial_id: store.history(trial_id))  # type: ignore[misc]
             for trial_id, record in stored.items()
         )
         trained = 0
@@ -111,7 +112,7 @@ def _train(
             ProgressView(len(todo), sum(trial.spec.config["epochs"] for trial in todo), forecast) as view,
         ):
             events.write("run_started", study=study, trials=len(todo), device=device, store=params.store.url)
-            driver = Driver(study, view, tracker, store, costs, events, alive)
+            driver = Driver(study, view, tracker, store, costs, events, alive, Path(params.data.prepared))
             alive.note(run, study=study, trials=len(todo))
             alive.beat()
             try:

@@ -13,17 +13,18 @@ import subprocess
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pipeline.orchestration.mlflow_mirror import History, Mirror, TrialView, epoch_points
+from pipeline.orchestration.mlflow_mirror import Mirror, TableView, TrialView
+from pipeline.orchestration.mlflow_points import History, epoch_points
 from pipeline.orchestration.tracking_uri import DEFAULT_URI, database_path, prepare_environment, redact, resolve_uri
 from pipeline.study.params import Tracking
 
-__all__ = ["DEFAULT_URI", "NullTracker", "Tracker", "TrialView", "open_tracker"]
+__all__ = ["DEFAULT_URI", "NullTracker", "TableView", "Tracker", "TrialView", "open_tracker"]
 
 REBUILD = "Results are safe in the store; mirror them later with `ablate mlflow rebuild` or the next run."
 
@@ -52,9 +53,13 @@ class NullTracker:
     def run_ids(self, timeout_s: float = 60.0) -> dict[str, str]:
         return {}
 
-    def table(
-        self, study: str, name: str, *, title: str, metrics: dict[str, float], artifacts: Sequence[Path], description: str
-    ) -> None: ...
+    def experiment_id(self, timeout_s: float = 60.0) -> str | None:
+        return None
+
+    def made(self) -> int:
+        return 0
+
+    def table(self, view: TableView) -> None: ...
 
     def wait(self, timeout_s: float | None = None) -> bool:
         return True
@@ -144,9 +149,18 @@ class Tracker(NullTracker):
         self.wait(timeout_s)
         return {trial_id: run.run_id for trial_id, run in list(self._mirror.runs.items())}
 
-    def table(self, study: str, name: str, *, title: str, metrics: dict[str, float], artifacts: Sequence[Path], description: str) -> None:
+    def experiment_id(self, timeout_s: float = 60.0) -> str | None:
+        """Id of the experiment; waits until it is there, at most `timeout_s` seconds. None when MLflow cannot be reached."""
+        self.wait(timeout_s)
+        return self._mirror.experiment_id
+
+    def made(self) -> int:
+        """Number of runs that were created so far."""
+        return self._mirror.made
+
+    def table(self, view: TableView) -> None:
         """Create or update the one run of a table: its metrics are replaced, its files uploaded; files must stay until `close`."""
-        self._put(partial(self._mirror.table, study, name, title, metrics, tuple(artifacts), description))
+        self._put(partial(self._mirror.table, view))
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until everything is written; False when the time is up or the mirror is off."""

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from pipeline.errors import ConfigError, did_you_mean
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
+UI_PORT = 5000  # that `ablate ui` begins with
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_REACH_S = 5.0
 
 
 def resolve_uri(uri: str) -> str:
@@ -42,6 +47,36 @@ def resolve_uri(uri: str) -> str:
 def database_path(uri: str) -> Path | None:
     """File of a resolved sqlite URI, else None."""
     return Path(uri.partition(":///")[2].partition("?")[0]) if uri.startswith("sqlite") else None
+
+
+def check_reachable(uri: str) -> None:
+    """Knock at the server of a resolved URI, once: MLflow itself would try for minutes. A file is not looked at.
+
+    Raises:
+        OSError: nobody answers within seconds.
+    """
+    if uri.startswith("http"):
+        import requests
+
+        requests.get(uri.rstrip("/") + "/health", timeout=_REACH_S)  # any answer will do
+        return
+    scheme, parts = uri.partition("://")[0].partition("+")[0], urlsplit(uri)
+    if scheme in _DATABASE_PORTS and parts.hostname:
+        socket.create_connection((parts.hostname, parts.port or _DATABASE_PORTS[scheme]), timeout=_REACH_S).close()
+
+
+def base_url(uri: str) -> str:
+    """Address of the UI that shows the runs of `uri`: the server itself, without a password, or where `ablate ui` serves a database."""
+    if not uri.startswith("http"):
+        return f"http://127.0.0.1:{UI_PORT}"
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), "", ""))
+
+
+def run_url(uri: str, experiment_id: str | None, run_id: str) -> str:
+    """Address of a run in the UI; without the experiment the UI looks it up."""
+    place = f"experiments/{experiment_id}/runs" if experiment_id else "runs"
+    return f"{base_url(uri)}/#/{place}/{run_id}"
 
 
 def redact(text: str, uri: str = "") -> str:

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import PipelineError
-from pipeline.orchestration.tracking_uri import DEFAULT_URI, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.mlflow_views import view_links
+from pipeline.orchestration.tracking_uri import DEFAULT_URI, UI_PORT, database_path, prepare_environment, redact, resolve_uri
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0
@@ -27,10 +28,10 @@ _PORTS_TRIED = 50
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-def serve_ui(uri: str = DEFAULT_URI, *, host: str = "127.0.0.1", port: int = 5000, log: Callable[[str], None]) -> None:
+def serve_ui(uri: str = DEFAULT_URI, *, host: str = "127.0.0.1", port: int = UI_PORT, log: Callable[[str], None]) -> None:
     """Serve the MLflow UI in the foreground; returns after Ctrl-C (or SIGTERM), with no process left behind.
 
-    The address of each experiment is logged once the server answers. A `uri` that is a server already is only named.
+    The addresses of each experiment and its views are logged once the server answers. A `uri` that is a server already is only named.
 
     Args:
         uri: the study's `tracking.uri`.
@@ -60,7 +61,8 @@ def serve_ui(uri: str = DEFAULT_URI, *, host: str = "127.0.0.1", port: int = 500
         _wait_until_up(process, output, uri, host, free)
         base = f"http://{'127.0.0.1' if host == '0.0.0.0' else host}:{free}"  # noqa: S104  # compared, not bound
         for experiment in _experiments(host, free):
-            log(f"Experiment {experiment['name']!r}: {base}/#/experiments/{experiment['experiment_id']}/runs")
+            for line in view_links(experiment, base):
+                log(line)
         log(f"MLflow UI at {base} (Ctrl-C stops it)")
         try:
             process.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from mlflow.entities import Run, ViewType
 
 from pipeline.errors import ConfigError
 from pipeline.orchestration import tracking
-from pipeline.orchestration.mlflow_mirror import Mirror, final_points, flatten, metric_name
-from pipeline.orchestration.tracking import NullTracker, Tracker, TrialView
-from pipeline.orchestration.tracking_uri import redact, resolve_uri
+from pipeline.orchestration.mlflow_inputs import DataView
+from pipeline.orchestration.mlflow_mirror import Mirror
+from pipeline.orchestration.mlflow_points import final_points, flatten, metric_name
+from pipeline.orchestration.mlflow_views import KIND, NOTE, VIEW
+from pipeline.orchestration.tracking import NullTracker, TableView, Tracker, TrialView
+from pipeline.orchestration.tracking_uri import redact, resolve_uri, run_url
 
 
 def view(seed: int, tables: tuple[str, ...] = ("backbones",)) -> TrialView:
@@ -321,30 +326,114 @@ def test_deleted_experiment_is_restored(uri: str) -> None:
 
 def test_table_has_one_run_with_files_and_replaced_metrics(uri: str, tmp_path: Path) -> None:
     """A second aggregation updates the run of the table; of a cell that is gone nothing stays."""
-    page, figures = tmp_path / "backbones.md", tmp_path / "figures"
-    figures.mkdir()
-    (figures / "accuracy.svg").write_text("<svg/>")
+    page, figure = tmp_path / "backbones.md", tmp_path / "backbones.accuracy.svg"
+    figure.write_text("<svg/>")
     found = []
     for text, metrics in [("old", {"resnet8/cam": 0.9}), ("new", {"resnet8/cam": 0.8}), ("new", {"resnet8/ce": 0.7, "broken": math.nan})]:
         page.write_text(text)
-        write = {"title": "Table 2", "metrics": metrics, "artifacts": [page, figures], "description": "mean over 3 seeds"}
-        quietly(uri, lambda tracker, write=write: tracker.table("quick", "backbones", **write))
+        write = TableView("quick", "backbones", "Table 2", "mean over 3 seeds", metrics, artifacts={"tables": [page], "figures": [figure]})
+        quietly(uri, lambda tracker, write=write: tracker.table(write))
         client, (run,) = client_and_runs(uri, "table")
         assert run.data.metrics == {key: value for key, value in metrics.items() if value == value}
-        assert Path(client.download_artifacts(run.info.run_id, "backbones.md", str(tmp_path))).read_text() == text
+        assert Path(client.download_artifacts(run.info.run_id, "tables/backbones.md", str(tmp_path))).read_text() == text
         found.append(run)
     assert (run.info.run_name, run.info.status) == ("table: backbones", "FINISHED")
     assert run.data.tags["mlflow.note.content"] == "**Table 2**\n\nmean over 3 seeds"
-    assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/accuracy.svg"]
+    assert [file.path for file in client.list_artifacts(run.info.run_id, "figures")] == ["figures/backbones.accuracy.svg"]
     assert found[0].info.run_id == found[1].info.run_id
     assert (tmp_path / "mlartifacts" / run.info.run_id).is_dir()
+
+
+def test_dataset_is_an_input_of_the_run_once(uri: str) -> None:
+    """Name, digest, source and a profile of each split; a run of before gets it later, a second pass adds nothing."""
+    data = DataView("digits", "d" * 64, {"name": "digits", "train": "a"}, (24, 24, 1), {"train": (3, 4), "test": (2, 2)})
+    quietly(uri, lambda tracker: train(tracker, 1))
+    for _ in range(2):
+        quietly(uri, lambda tracker: tracker.sync([(replace(view(1), data=data), record(1), history())]))
+        _, (run,) = client_and_runs(uri)
+        found = {given.tags[0].value: given.dataset for given in run.inputs.dataset_inputs}
+        assert {context: dataset.name for context, dataset in found.items()} == {
+            "train": "digits/train", "validation": "digits/val", "test": "digits/test",
+        }  # fmt: skip
+    profile = json.loads(found["train"].profile)
+    assert profile == {"digest": "d" * 64, "images": 7, "classes": 2, "images_per_class": [3, 4]}
+    assert json.loads(found["validation"].profile) == {"digest": "d" * 64}
+    assert json.loads(found["test"].source) == {"name": "digits", "train": "a"}
+    assert "[-1, 24, 24, 1]" in json.loads(found["test"].schema)["mlflow_tensorspec"]["features"]
+    assert run.data.metrics["val/acc_top1"] == pytest.approx(0.8)
+
+
+def test_load_of_the_machine_is_shown_under_system_metrics_and_may_differ(uri: str) -> None:
+    """Columns system_* become system/*; another attempt with other loads is no contradiction."""
+    found = []
+    for load in (50.0, 70.0):
+        rows = [{**row, "system_cpu_percent": load, "system_memory_bytes": 2**30} for row in history()]
+        quietly(uri, lambda tracker, rows=rows: train(tracker, 1, rows))
+        client, (run,) = client_and_runs(uri)
+        found.append(run.info.run_id)
+        points = client.get_metric_history(run.info.run_id, "system/cpu_percent")
+        assert len({m.timestamp for m in points}) == 3  # they are drawn over time
+        assert [(m.step, m.value) for m in points] == [(1, 50.0), (2, 50.0), (3, 50.0)]
+    assert run.data.metrics["system/memory_bytes"] == 2**30
+    assert found[0] == found[1]
+
+
+def test_run_that_is_made_afterwards_has_the_time_of_the_trial(uri: str) -> None:
+    """When it ended and how long it took stand in the record; the date is no metric."""
+    quietly(uri, lambda tracker: tracker.sync([(view(1), record(1, time_finished_ns=10**18, time_total_s=20.0), history())]))
+    _, (run,) = client_and_runs(uri)
+    assert (run.info.start_time, run.info.end_time) == (10**12 - 20_000, 10**12)
+    curve = MlflowClient(tracking_uri=uri).get_metric_history(run.info.run_id, "train/loss")
+    assert [m.timestamp - run.info.start_time for m in curve] == [6_666, 13_333, 20_000]
+    assert "time_finished_ns" not in run.data.metrics
+
+
+def test_experiment_opens_with_views_of_its_runs_and_keeps_the_words_of_its_users(uri: str) -> None:
+    """The views follow the runs; a description that somebody wrote stays, ours is kept up to date."""
+    quietly(uri, lambda tracker: train(tracker, 1))
+    client, (run,) = client_and_runs(uri)
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert tags[KIND] == "custom_model_development"
+    assert "test_acc_top1_last" in tags[VIEW + "trials"]
+    assert "backbones" in tags[NOTE]
+    client.set_experiment_tag(run.info.experiment_id, NOTE, "my words")
+    client.set_experiment_tag(run.info.experiment_id, KIND, "genai_development")
+    client.delete_experiment_tag(run.info.experiment_id, VIEW + "cells")
+    quietly(uri, lambda tracker: train(tracker, 2))
+    tags = client.get_experiment(run.info.experiment_id).tags
+    assert (tags[NOTE], tags[KIND]) == ("my words", "genai_development")
+    assert VIEW + "cells" in tags
+
+
+def test_columns_of_the_run_table_are_what_the_tables_show(uri: str) -> None:
+    """Metrics that cells are made of come before the usual one; a metric that no trial has is no column."""
+    with Tracker(uri, "quick", log=lambda line: None) as tracker:
+        train(tracker, 1, metric_test_caam_energy_last=0.3)
+        tracker.table(TableView("quick", "t", "T", "", {"a": 1.0}, ["test_caam_energy_last", "test_nothing_last"]))
+        experiment = tracker.experiment_id()
+    state = json.loads(json.loads(MlflowClient(tracking_uri=uri).get_experiment(experiment).tags[VIEW + "cells"])["state"])
+    assert state["selectedColumns"] == ["metrics.`test_caam_energy_last`", "metrics.`test_acc_top1_last`"]
+
+
+def test_tracker_tells_where_its_runs_are(uri: str) -> None:
+    """Experiment and number of runs made; addresses for a database, for a server, never with a password."""
+    with Tracker(uri, "quick", log=lambda line: None) as tracker:
+        train(tracker, 1)
+        run_id, experiment = tracker.run_ids()["id1"], tracker.experiment_id()
+        assert tracker.made() == 1
+    assert MlflowClient(tracking_uri=uri).get_run(run_id).info.experiment_id == experiment
+    assert run_url(uri, experiment, run_id) == f"http://127.0.0.1:5000/#/experiments/{experiment}/runs/{run_id}"
+    assert run_url("https://me:secret@host:8080/mlflow/", "7", "r") == "https://host:8080/mlflow/#/experiments/7/runs/r"
+    assert run_url("postgresql://me:secret@host/db", None, "r") == "http://127.0.0.1:5000/#/runs/r"
+    with Tracker("http://127.0.0.1:9", "quick", log=lambda line: None) as away:
+        assert away.experiment_id() is None
 
 
 def test_missing_file_of_a_table_is_named_and_left_out(uri: str, tmp_path: Path) -> None:
     """One figure that was not drawn costs neither the table nor the mirror."""
     lines: list[str] = []
     with Tracker(uri, "quick", log=lines.append) as tracker:
-        tracker.table("quick", "t", title="T", metrics={"a": 1.0}, artifacts=[tmp_path / "none.svg"], description="")
+        tracker.table(TableView("quick", "t", "T", "", {"a": 1.0}, artifacts={"figures": [tmp_path / "none.svg"]}))
     assert len(lines) == 1
     assert "none.svg" in lines[0]
     assert client_and_runs(uri, "table")[1][0].data.metrics == {"a": 1.0}
@@ -412,7 +501,7 @@ def test_server_that_is_down_costs_one_warning_and_no_time() -> None:
         for seed in range(20):
             train(tracker, seed)
         tracker.sync([(view(99), record(99), history())])
-        tracker.table("quick", "t", title="T", metrics={}, artifacts=[], description="")
+        tracker.table(TableView("quick", "t", "T", "", {}))
         assert tracker.run_ids() == {}
         assert not tracker.wait(1)
     assert time.monotonic() - started < 15
@@ -482,7 +571,7 @@ def test_null_tracker_is_a_twin() -> None:
     with NullTracker() as tracker:
         tracker.trial_started(view(1))
         tracker.trial_finished(view(1), record(1), history())
-        assert tracker.run_ids() == {}
+        assert (tracker.run_ids(), tracker.experiment_id(), tracker.made()) == ({}, None, 0)
         assert tracker.wait()
 
 

@@ -113,6 +113,7 @@ def test_ui_serves_the_runs_and_stops_without_leaving_a_process(tmp_path: Path) 
             assert lines[0].startswith(f"Port {busy} is taken; using ")
             base = lines[-1].split()[3]
             assert any(line.startswith(f"Experiment 'quick': {base}/#/experiments/") for line in lines)
+            assert [line.partition(":")[0] for line in lines if "viewStateShareKey=" in line] == ["Trials", "Cells", "Tables"]
             opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
             with opener.open(f"{base}/health", timeout=30) as answer:
                 assert answer.status == 200
