@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from pipeline.cli.app import JsonOption, StudyOption, app, planned, print_json, say
+from pipeline.cli.app import JsonOption, StudyOption, app, note, planned, print_json, say
 from pipeline.errors import UnknownNameError, counted
 
 
@@ -35,18 +36,40 @@ def table(
         sys.stdout.write("\n\n".join(render_text(result).rstrip() for result in results) + "\n")
 
 
-@app.command(epilog="Example:  ablate verify")
-def verify(as_json: JsonOption = False) -> None:
-    """Recompute every published cell from the store; exit status 1 and the cells' names when any has drifted."""
-    from pipeline.orchestration.explain import verify_tables
+@app.command(epilog="Examples:  ablate verify · ablate verify --no-mlflow · ablate verify --figures --json")
+def verify(
+    mlflow: Annotated[
+        bool | None,
+        typer.Option("--mlflow/--no-mlflow", help="Fail, or do not look, where MLflow does not answer. Without either: look, and say so."),
+    ] = None,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Draw the figures anew, too, and compare their files and the report with them.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Compute every published number anew from the store; exit status 1, and the name of each place, where something has drifted.
+
+    Compared are the segments of the store with their digests, its records with those that the study was run with, the tables in all
+    formats, results/, curves/, metrics.json, the report and its pages of trials, and the runs in MLflow. Figures are compared with
+    --figures only, as they have to be drawn for that.
+    """
+    from pipeline.orchestration.verify import verify as verify_published
     from pipeline.study.params import load_params
 
-    checked, drift = verify_tables(load_params())
+    verdict = verify_published(load_params(), mlflow=mlflow, figures=figures, progress=_progress)
+    drift = [str(problem) for problem in verdict.problems]
     if as_json:
-        print_json({"cells": checked, "drift": drift})
+        problems = [asdict(problem) for problem in verdict.problems]
+        print_json({"cells": verdict.cells, "drift": drift, "problems": problems, "checked": verdict.checked, "notices": verdict.notices})
     else:
-        for line in drift:
+        for line in [*drift, *verdict.notices]:
             say(line)
-        say(f"{counted(checked, 'cell')} checked against the store, {len(drift)} differ.")
+        say(f"{counted(verdict.cells, 'cell')} checked against the store, {len(drift)} differ.")
+        say("Looked at: " + ", ".join(f"{number} {word}" for word, number in verdict.checked.items()) + ".")
     if drift:
         raise typer.Exit(1)
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        note(f"{line} ...")

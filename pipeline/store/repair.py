@@ -49,6 +49,7 @@ class Finding:
         file: from the root of the store.
         what: what is wrong with it.
         remedy: what `repair` does about it.
+        trials: ids of the trials that a damaged segment holds, as far as one of its files still tells.
     """
 
     severity: Literal["damage", "leftover"]
@@ -56,6 +57,7 @@ class Finding:
     what: str
     remedy: str
     act: Callable[[], None] = field(repr=False, compare=False)
+    trials: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"{self.file}: {self.what}; {self.remedy}"
@@ -69,6 +71,15 @@ def examine(store: TrialStore) -> list[Finding]:
     """
     scan = _Scan(store.files)
     return [*scan.segments(), *scan.temporaries(), *scan.checkpoints(), *scan.claims()]
+
+
+def examine_segments(store: TrialStore) -> list[Finding]:
+    """What `examine` says of records and histories: of what tables are made of.
+
+    Raises:
+        StoreError: the store cannot be listed.
+    """
+    return list(_Scan(store.files).segments())
 
 
 def repair(store: TrialStore) -> list[Finding]:
@@ -122,7 +133,7 @@ class _Scan:
             if suffix == RECORDS:
                 yield self._records_damaged(name, why, elsewhere)
             else:
-                yield self._history_damaged(name, why, len(sound[name]))
+                yield self._history_damaged(name, why, sound[name])
         for name in sorted(name.removesuffix(HISTORY) for name in listed if name.endswith(HISTORY)):
             if NAME.fullmatch(name) and name not in names and time.time() - written_ns(name) / 1e9 > OLD_S:
                 yield self._leftover(file_name(name, HISTORY), "history whose records were never written", "remove it")
@@ -179,9 +190,10 @@ class _Scan:
             f"{why}; {affected}",
             f"move it and its history to {QUARANTINE}/",
             lambda: self._quarantine(name),
+            tuple(sorted(ids or ())),
         )
 
-    def _history_damaged(self, name: str, why: str, trials: int) -> Finding:
+    def _history_damaged(self, name: str, why: str, trials: set[str]) -> Finding:
         def act() -> None:
             try:
                 records = self._records(name)
@@ -196,9 +208,10 @@ class _Scan:
         return Finding(
             "damage",
             file_name(name, HISTORY),
-            f"{why}; {counted(trials, 'trial')} lose their numbers by epoch, their results stay",
+            f"{why}; {counted(len(trials), 'trial')} lose their numbers by epoch, their results stay",
             f"move the segment to {QUARANTINE}/ and write its records again, marked {HISTORY_LOST}",
             act,
+            tuple(sorted(trials)),
         )
 
     def _leftover(self, file: str, what: str, remedy: str) -> Finding:
