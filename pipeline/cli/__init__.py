@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from pipeline.cli import environment, mlflow, run, search, tables, trials  # each registers its commands with the app
+from pipeline.cli import (
+    environment,
+    mlflow,
+    models_registry,
+    published,
+    run,
+    search,
+    seeds,
+    tables,
+    trials,
+)  # each registers its commands with the app
 from pipeline.cli.app import app
 from pipeline.stage import stage
 from pipeline.study.project import enter_root
 
-__all__ = ["app", "environment", "main", "mlflow", "run", "search", "tables", "trials"]
+__all__ = ["app", "environment", "main", "mlflow", "models_registry", "published", "run", "search", "seeds", "tables", "trials"]
 
 
 def main() -> None:
