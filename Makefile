@@ -39,7 +39,7 @@ lint: .venv/installed
 	touch $@
 
 clean:
-	rm -rf .venv data/prepared data/datasets.json data/images.parquet search plan results tables curves figures report metrics.json logs \
+	rm -rf .venv data/prepared data/datasets.json data/images.parquet search plan results tables curves figures report metrics.json logs dvc_plots \
 	       .pytest_cache .ruff_cache .mypy_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	@echo "Kept: store/ (trained trials), search.db (points of searches), data/raw (downloads), mlflow.db and mlartifacts/ (runs), .dvc/cache."

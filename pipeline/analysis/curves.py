@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -92,14 +93,14 @@ def _curve(key: tuple[str, str], split: str, by_trial: Sequence[Mapping[int, flo
 
 
 def curves_csv(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table) -> str:
-    """Mean accuracy (fraction) over epochs in wide form for `dvc plots`: epoch, then one column per 'row/column'."""
+    """Mean accuracy (fraction) over epochs in long form for `dvc plots`: one line a curve and epoch; `sd` is empty for one seed."""
     curves, _ = accuracy_curves(spec, history, trials)
-    by_epoch = [dict(zip(curve.epochs, curve.mean, strict=True)) for curve in curves]
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["epoch", *(curve.label for curve in curves)])
-    for epoch in sorted({epoch for values in by_epoch for epoch in values}):
-        writer.writerow([epoch, *(values.get(epoch) for values in by_epoch)])
+    writer.writerow(["row", "column", "split", "n", "epoch", "accuracy", "sd"])
+    for curve in curves:
+        for epoch, mean, sd in itertools.zip_longest(curve.epochs, curve.mean, curve.sd):
+            writer.writerow([curve.row, curve.column, curve.split, curve.n, epoch, mean, sd])
     return stream.getvalue()
 
 

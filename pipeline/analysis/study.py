@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from pipeline.analysis.aggregate import summary_metrics
-from pipeline.analysis.collect import collect, read_run_ids, write_results
+from pipeline.analysis.collect import Results, collect, read_run_ids, write_results
 from pipeline.analysis.curves import write_curves
 from pipeline.analysis.render.text_table import render_text
 from pipeline.analysis.render.write import write_tables
@@ -20,12 +20,13 @@ def aggregate(store_url: str, *, say: Callable[[str], None] = print) -> list[Tab
     """Write results/, tables/, curves/ and metrics.json of the planned study, and print its tables.
 
     Raises:
-        ConfigError: there is no plan or no outcome of a run.
+        ConfigError: there is no plan or no outcome of a run, or the store lacks what the outcome calls finished.
         StoreError: the store cannot be read.
     """
     if not OUTCOMES.exists():
         raise ConfigError(f"No {OUTCOMES}: the study has not been run. Run `dvc repro`.")
     results = collect(PLAN / "trials.parquet", TrialStore(absolute_url(store_url)), read_run_ids(OUTCOMES))
+    _refuse_lost_records(results, store_url)
     write_results(results, RESULTS)
     document = load_tables(PLAN / "tables.json")
     tables = build_tables(document, results.trials)
@@ -36,3 +37,15 @@ def aggregate(store_url: str, *, say: Callable[[str], None] = print) -> list[Tab
         say(render_text(table) + "\n")
     say(f"{counted(len(results.trials), 'planned trial')}; {counted(results.ignored, 'stored record')} of other plans ignored.")
     return tables
+
+
+def _refuse_lost_records(results: Results, store_url: str) -> None:
+    """DVC restores the outcome of a run, not the store: tables without the records would replace good ones by empty ones."""
+    finished = json.loads(OUTCOMES.read_text(encoding="utf-8"))["trials"]
+    states = zip(results.trials["trial_id"].to_pylist(), results.trials["state"].to_pylist(), strict=True)
+    lost = [trial_id for trial_id, state in states if state == "planned" and trial_id in finished]
+    if lost:
+        raise ConfigError(
+            f"The store at {store_url!r} lacks {len(lost)} of the {len(finished)} trials that {OUTCOMES} calls finished, e.g. {lost[0]}. "
+            "DVC brings results, not the store. Train them with `ablate run`, or let store.url name the store that has them."
+        )

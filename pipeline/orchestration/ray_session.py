@@ -48,6 +48,7 @@ NOT_SHIPPED = [
     "curves",
     "logs",
     "search",
+    "dvc_plots",
     "mlartifacts",
     "tests",
 ]

@@ -99,6 +99,7 @@ def make_project(folder: Path) -> Project:
     (folder / ".dvc").mkdir()
     for name in ("config", ".gitignore"):
         shutil.copy(ROOT / ".dvc" / name, folder / ".dvc" / name)
+    shutil.copytree(ROOT / ".dvc/plots", folder / ".dvc/plots")
     (folder / "studies").mkdir()
     (folder / "plugins").mkdir()
     shutil.copy(ROOT / "plugins/README.md", folder / "plugins")
