@@ -160,10 +160,6 @@ class TrialStore:
         table = self.history_table([trial_id])
         return [] if table is None else rows_of(table.sort_by("epoch").drop_columns(["trial_id"]))
 
-    def weights_path(self, trial_id: str) -> str:
-        """Where the weights of a trial lie if the policy kept them."""
-        return self.files.path(_weights(trial_id))
-
     def has_weights(self, trial_id: str) -> bool:
         """Whether the weights of a trial were kept."""
         return self.files.exists(_weights(trial_id))
@@ -186,7 +182,8 @@ class TrialStore:
             return self.files.read(_weights(trial_id))
         except FileNotFoundError as error:
             raise StoreError(
-                f"No weights of trial {trial_id} in {self.url}. Set `store.weights` to last or best in params.yaml and train it again."
+                f"No weights of trial {trial_id} in {self.url}. Set `store.weights` to last or best in params.yaml; stored trials are not "
+                "trained again for it: point `store.url` at a new folder as well and run it there."
             ) from error
 
     def compact(self) -> None:
