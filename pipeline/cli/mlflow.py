@@ -16,7 +16,7 @@ def ui(
     host: Annotated[str, typer.Option(help="Address to listen on; loopback unless you know who can reach it.")] = "127.0.0.1",
 ) -> None:
     """Open the MLflow UI on this machine; Ctrl-C ends it."""
-    from pipeline.orchestration.ui import serve_ui
+    from pipeline.orchestration.mirror.ui import serve_ui
     from pipeline.study.params import load_params
 
     uri = load_params().tracking.uri
@@ -32,7 +32,7 @@ app.add_typer(mlflow_app, name="mlflow")
 @mlflow_app.command("rebuild", epilog="Example:  ablate mlflow rebuild")
 def mlflow_rebuild(study: StudyOption = None) -> None:
     """Bring MLflow up to date with the store and the published tables: missing runs are made, nothing is duplicated."""
-    from pipeline.orchestration.mlflow_rebuild import rebuild
+    from pipeline.orchestration.mirror.rebuild import rebuild
 
     made, records, params = planned(study)
     done = rebuild(made, records, params, log=note)

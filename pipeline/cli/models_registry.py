@@ -26,7 +26,7 @@ def mlflow_register(
     Of the cell the trial with the best validation metric is taken; without --row and --column the cell with the best mean. Its weights
     must have been kept: `store.weights` in params.yaml. The same trial twice makes no second version.
     """
-    from pipeline.orchestration.model_registry import ALIAS, register_cell
+    from pipeline.orchestration.registered.registry import ALIAS, register_cell
 
     made, records, params = planned(study)
     done = register_cell(made, records, params, table, row=row, column=column, log=note)

@@ -15,11 +15,11 @@ from pipeline.orchestration.cost import CostModel
 from pipeline.orchestration.events import EventLog, rerun_command, write_traceback
 from pipeline.orchestration.execution import FOUND
 from pipeline.orchestration.exposition import Exposition
-from pipeline.orchestration.mlflow_inputs import DataView
+from pipeline.orchestration.mirror.inputs import DataView
+from pipeline.orchestration.mirror.tracker import NullTracker, TrialView
 from pipeline.orchestration.notes import warn
 from pipeline.orchestration.planning import PlannedTrial
 from pipeline.orchestration.progress import ProgressView
-from pipeline.orchestration.tracking import NullTracker, TrialView
 from pipeline.store.keep_alive import KeepAlive
 from pipeline.store.records import FINAL_FAILURES, Record
 from pipeline.store.trial_store import TrialStore

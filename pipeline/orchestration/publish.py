@@ -14,11 +14,11 @@ from pipeline.analysis.figures.write import write_captioned
 from pipeline.analysis.figures.write_panels import write_panels
 from pipeline.analysis.report.page import write_report
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
-from pipeline.orchestration.mlflow_tables import mirror_tables
+from pipeline.orchestration.mirror.tables import mirror_tables
+from pipeline.orchestration.mirror.tracker import open_tracker
+from pipeline.orchestration.mirror.uri import run_url
 from pipeline.orchestration.notes import warn
 from pipeline.orchestration.provenance import provenance
-from pipeline.orchestration.tracking import open_tracker
-from pipeline.orchestration.tracking_uri import run_url
 from pipeline.study.params import Params
 from pipeline.study.project import FIGURES, IMAGES, PLAN, REPORT, RESULTS, TABLES
 

@@ -15,7 +15,8 @@ from pipeline.orchestration.driver import Driver, view_of
 from pipeline.orchestration.events import EventLog
 from pipeline.orchestration.execution import Context
 from pipeline.orchestration.forecast import Forecast
-from pipeline.orchestration.mirrored import remember_runs, remembered_runs
+from pipeline.orchestration.mirror.mirrored import remember_runs, remembered_runs
+from pipeline.orchestration.mirror.tracker import NullTracker, open_tracker
 from pipeline.orchestration.outcome import Outcome
 from pipeline.orchestration.outlook import learned
 from pipeline.orchestration.planning import Plan, PlannedTrial, check_code, missing
@@ -24,7 +25,6 @@ from pipeline.orchestration.progress import ProgressView, warn
 from pipeline.orchestration.serial import run_serial
 from pipeline.orchestration.slots import device_of, slots_of
 from pipeline.orchestration.terminable import terminable
-from pipeline.orchestration.tracking import NullTracker, open_tracker
 from pipeline.store.claims import Claims
 from pipeline.store.keep_alive import KeepAlive
 from pipeline.store.records import Record

@@ -228,7 +228,7 @@ def _runs(params: Params, tables: list[TableResult], run_ids: Mapping[str, str],
         said = "tracking.uri is null in params.yaml" if uri is None else "no published cell names a run"
         _not_asked(f"MLflow was not asked: {said}.", wanted=wanted, verdict=verdict)
         return
-    from pipeline.orchestration.mlflow_check import missing_runs
+    from pipeline.orchestration.mirror.check import missing_runs
 
     try:
         missing = missing_runs(uri, cells)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pipeline import losses, regularizers
 from pipeline.data.image_data import ImageData
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.orchestration.exporting import Evaluated, export, trained_network
+from pipeline.orchestration.registered.exporting import Evaluated, export, trained_network
 from pipeline.store.records import Record
 from pipeline.study.spec import TrialSpec
 from pipeline.study.trial_config import Optimizer

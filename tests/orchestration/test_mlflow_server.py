@@ -11,11 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities import ViewType
 
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.orchestration.mlflow_check import missing_runs
-from pipeline.orchestration.mlflow_inputs import DataView
-from pipeline.orchestration.mlflow_views import VIEW
-from pipeline.orchestration.tracking import TableView, Tracker, TrialView
-from pipeline.orchestration.tracking_uri import run_url
+from pipeline.orchestration.mirror.check import missing_runs
+from pipeline.orchestration.mirror.inputs import DataView
+from pipeline.orchestration.mirror.tracker import TableView, Tracker, TrialView
+from pipeline.orchestration.mirror.uri import run_url
+from pipeline.orchestration.mirror.views import VIEW
 from tests.orchestration.mlflow_server import mlflow_server, postgres_server
 
 DATA = DataView("digits", "d" * 64, {"name": "digits"}, (24, 24, 1), {"train": (3, 4), "val": (1, 1), "test": (2, 2)})

@@ -18,10 +18,10 @@ from mlflow.entities import Run, ViewType
 from pipeline.analysis.tables import TableResult, build_table
 from pipeline.errors import PipelineError
 from pipeline.orchestration.driver import view_of
-from pipeline.orchestration.mirrored import remembered_runs
-from pipeline.orchestration.mlflow_points import legal_metrics
-from pipeline.orchestration.mlflow_rebuild import Rebuilt, rebuild
-from pipeline.orchestration.mlflow_tables import table_cells, table_metrics, table_note
+from pipeline.orchestration.mirror.mirrored import remembered_runs
+from pipeline.orchestration.mirror.points import legal_metrics
+from pipeline.orchestration.mirror.rebuild import Rebuilt, rebuild
+from pipeline.orchestration.mirror.tables import table_cells, table_metrics, table_note
 from pipeline.orchestration.planning import Plan, PlannedTrial
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore

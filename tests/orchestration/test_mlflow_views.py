@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.orchestration.mlflow_views import KIND, NOTE, VIEW, WRITTEN, experiment_tags, natural_order, view_links
+from pipeline.orchestration.mirror.views import KIND, NOTE, VIEW, WRITTEN, experiment_tags, natural_order, view_links
 
 METRICS = ["test_acc_top1_last", "test_caam_energy_last"]
 

@@ -24,11 +24,11 @@ from mlflow.models import Model
 from safetensors.torch import save
 
 from pipeline.errors import ConfigError, PipelineError, StoreError, UnknownNameError
-from pipeline.orchestration.exporting import trained_network
-from pipeline.orchestration.model_choice import Choice, choose, weights_rule
-from pipeline.orchestration.model_registry import Registered, register_cell
 from pipeline.orchestration.planning import Plan, make_plan, open_data
 from pipeline.orchestration.preparing import prepare_study
+from pipeline.orchestration.registered.choice import Choice, choose, weights_rule
+from pipeline.orchestration.registered.exporting import trained_network
+from pipeline.orchestration.registered.registry import Registered, register_cell
 from pipeline.orchestration.run import run_plan
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore

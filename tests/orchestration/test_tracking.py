@@ -20,13 +20,12 @@ from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
 from pipeline.errors import ConfigError
-from pipeline.orchestration import tracking
-from pipeline.orchestration.mlflow_inputs import DataView
-from pipeline.orchestration.mlflow_mirror import Mirror
-from pipeline.orchestration.mlflow_points import final_points, flatten, metric_name
-from pipeline.orchestration.mlflow_views import KIND, NOTE, VIEW
-from pipeline.orchestration.tracking import NullTracker, TableView, Tracker, TrialView
-from pipeline.orchestration.tracking_uri import redact, resolve_uri, run_url
+from pipeline.orchestration.mirror.inputs import DataView
+from pipeline.orchestration.mirror.points import final_points, flatten, metric_name
+from pipeline.orchestration.mirror.runs import Mirror
+from pipeline.orchestration.mirror.tracker import NullTracker, TableView, Tracker, TrialView
+from pipeline.orchestration.mirror.uri import redact, resolve_uri, run_url
+from pipeline.orchestration.mirror.views import KIND, NOTE, VIEW
 
 
 def view(seed: int, tables: tuple[str, ...] = ("backbones",)) -> TrialView:
@@ -285,7 +284,7 @@ def test_mirror_is_rebuilt_from_the_store_after_the_database_was_deleted(uri: st
     (tmp_path / "mlflow.db").unlink()
     script = """
 import sys
-from pipeline.orchestration.tracking import Tracker, TrialView
+from pipeline.orchestration.mirror.tracker import Tracker, TrialView
 with Tracker("sqlite:///mlflow.db", "quick", log=print) as tracker:
     tracker.sync((TrialView(f"id{i}", f"seed {i}", ("t",), {}, {}), {"state": "complete", "metric_x": i / 4}, []) for i in range(4))
     print(len(tracker.run_ids()))
@@ -513,7 +512,7 @@ def test_server_that_is_down_costs_one_warning_and_no_time() -> None:
 
 def test_passing_trouble_is_retried_and_lasting_trouble_switches_off_once(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two failures in a row are forgiven; when a call keeps failing, the rest is dropped with one warning."""
-    monkeypatch.setattr(tracking, "_RETRY_AFTER_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr("pipeline.orchestration.mirror.tracker._RETRY_AFTER_S", (0.0, 0.0, 0.0))
     real, calls = Mirror.started, []
 
     def unsteady(mirror: Mirror, started: TrialView) -> None:
@@ -577,7 +576,8 @@ def test_null_tracker_is_a_twin() -> None:
 
 def test_mlflow_is_imported_only_by_a_tracker_that_needs_it() -> None:
     """Planning and a study without tracking do not pay for MLflow."""
-    code = "import sys, pipeline.orchestration.tracking as t, pipeline.orchestration.ui; t.NullTracker(); print('mlflow' in sys.modules)"
+    modules = "pipeline.orchestration.mirror.tracker as t, pipeline.orchestration.mirror.ui"
+    code = f"import sys, {modules}; t.NullTracker(); print('mlflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout == "False\n"
 
 

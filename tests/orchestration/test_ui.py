@@ -16,12 +16,12 @@ import psutil
 import pytest
 
 from pipeline.errors import ConfigError, PipelineError
-from pipeline.orchestration import ui
-from pipeline.orchestration.tracking import Tracker, TrialView
+from pipeline.orchestration.mirror import ui
+from pipeline.orchestration.mirror.tracker import Tracker, TrialView
 
 SCRIPT = """
 import signal, sys
-from pipeline.orchestration.ui import serve_ui
+from pipeline.orchestration.mirror.ui import serve_ui
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job inherits it ignored
 serve_ui(sys.argv[1], port=int(sys.argv[2]), log=lambda line: print(line, flush=True))
 print("returned", flush=True)

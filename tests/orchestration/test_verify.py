@@ -21,7 +21,7 @@ from pipeline.analysis.verify.attribution import Attribution
 from pipeline.analysis.verify.tables import Findings, check_tables
 from pipeline.analysis.verify.texts import TOKEN
 from pipeline.errors import ConfigError, PipelineError, StoreError
-from pipeline.orchestration import mlflow_check
+from pipeline.orchestration.mirror import check as mlflow_check
 from pipeline.orchestration.verify import Verdict, verify
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore

@@ -16,9 +16,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy.exc import SQLAlchemyError
 
 from pipeline.errors import ConfigError, StoreError, did_you_mean
+from pipeline.orchestration.mirror.uri import redact
 from pipeline.orchestration.search.arms import ArmPlan
 from pipeline.orchestration.search.points import ARM
-from pipeline.orchestration.tracking_uri import redact
 from pipeline.study.config import level_label
 from pipeline.study.identity import digest
 from pipeline.study.search import FieldSpace, SearchSpec

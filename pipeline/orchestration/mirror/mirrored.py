@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.orchestration.events import LOGS
+from pipeline.orchestration.mirror.uri import database_path, resolve_uri
 from pipeline.orchestration.remembered import Remembered
-from pipeline.orchestration.tracking_uri import database_path, resolve_uri
 from pipeline.store.records import Record
 from pipeline.study.identity import digest
 from pipeline.study.params import Tracking

@@ -19,9 +19,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from pipeline.orchestration.mlflow_mirror import Mirror, TableView, TrialView
-from pipeline.orchestration.mlflow_points import History, epoch_points
-from pipeline.orchestration.tracking_uri import DEFAULT_URI, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.mirror.points import History, epoch_points
+from pipeline.orchestration.mirror.runs import Mirror, TableView, TrialView
+from pipeline.orchestration.mirror.uri import DEFAULT_URI, database_path, prepare_environment, redact, resolve_uri
 from pipeline.study.params import Tracking
 
 __all__ = ["DEFAULT_URI", "NullTracker", "TableView", "Tracker", "TrialView", "open_tracker"]

@@ -13,8 +13,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.orchestration.mlflow_inputs import DataView, dataset_inputs, short_digest
-from pipeline.orchestration.mlflow_points import (
+from pipeline.orchestration.mirror.inputs import DataView, dataset_inputs, short_digest
+from pipeline.orchestration.mirror.points import (
     History,
     Points,
     cut,
@@ -25,8 +25,8 @@ from pipeline.orchestration.mlflow_points import (
     legal_metrics,
     same,
 )
-from pipeline.orchestration.mlflow_views import KIND, MOST_METRICS, NOTE, USUAL_METRICS, WRITTEN, experiment_tags, natural_order
-from pipeline.orchestration.tracking_uri import check_reachable, database_path, redact
+from pipeline.orchestration.mirror.uri import check_reachable, database_path, redact
+from pipeline.orchestration.mirror.views import KIND, MOST_METRICS, NOTE, USUAL_METRICS, WRITTEN, experiment_tags, natural_order
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,7 +11,7 @@ from pipeline.analysis.metrics import describe
 from pipeline.analysis.render.write import FORMATS
 from pipeline.analysis.tables import CellResult, TableResult
 from pipeline.analysis.wording import caption, file_stem
-from pipeline.orchestration.tracking import NullTracker, TableView
+from pipeline.orchestration.mirror.tracker import NullTracker, TableView
 from pipeline.study.project import FIGURES, TABLES
 
 _DELTA = {"mean": "delta_mean", "sd": "delta_sd", "n": "delta_n", "p": "p"}  # number of a difference -> name of its metric

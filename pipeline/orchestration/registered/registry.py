@@ -23,11 +23,11 @@ import torch
 from pipeline.data.image_data import ImageData
 from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.orchestration.driver import view_of
-from pipeline.orchestration.exporting import export, trained_network
-from pipeline.orchestration.model_choice import Choice, choose, weights_rule
+from pipeline.orchestration.mirror.tracker import open_tracker
+from pipeline.orchestration.mirror.uri import prepare_environment, redact, resolve_uri
 from pipeline.orchestration.planning import Plan, PlannedTrial, open_data
-from pipeline.orchestration.tracking import open_tracker
-from pipeline.orchestration.tracking_uri import prepare_environment, redact, resolve_uri
+from pipeline.orchestration.registered.choice import Choice, choose, weights_rule
+from pipeline.orchestration.registered.exporting import export, trained_network
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.params import Params

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from pipeline.errors import PipelineError
-from pipeline.orchestration.tracking_uri import check_reachable, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.mirror.uri import check_reachable, database_path, prepare_environment, redact, resolve_uri
 
 _A_CALL = 500  # run ids in one search: the filter stays short enough for every database
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import PipelineError
-from pipeline.orchestration.mlflow_views import view_links
-from pipeline.orchestration.tracking_uri import DEFAULT_URI, UI_PORT, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.mirror.uri import DEFAULT_URI, UI_PORT, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.mirror.views import view_links
 
 _START_TIMEOUT_S = 120.0
 _STOP_TIMEOUT_S = 10.0

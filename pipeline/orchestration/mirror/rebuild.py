@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
 from pipeline.errors import PipelineError, counted
 from pipeline.orchestration.driver import view_of
-from pipeline.orchestration.mirrored import remember_runs
-from pipeline.orchestration.mlflow_tables import mirror_tables
+from pipeline.orchestration.mirror.mirrored import remember_runs
+from pipeline.orchestration.mirror.tables import mirror_tables
+from pipeline.orchestration.mirror.tracker import open_tracker
+from pipeline.orchestration.mirror.uri import redact
 from pipeline.orchestration.planning import Plan
-from pipeline.orchestration.tracking import open_tracker
-from pipeline.orchestration.tracking_uri import redact
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.params import Params

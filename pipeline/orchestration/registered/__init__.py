@@ -1,0 +1,1 @@
+"""The best model of a cell, exported without pickle and registered in MLflow."""
