@@ -121,7 +121,8 @@ def _bold_small_n(result: TableResult) -> list[str]:
 def _averages_part(result: TableResult) -> str:
     left_out = len(result.rows) - len(result.complete_rows)
     which = f"the {len(result.complete_rows)} complete rows of {len(result.rows)}" if left_out else "rows"
-    then = f", then {_spread_words(result).lower().replace(' ± ', ' and ')} over seeds" if result.usual_n > 1 else ""
+    spread = _spread_words(result).removeprefix("Mean").replace(" ± ", " and ")
+    then = f", then mean{spread} over seeds" if result.usual_n > 1 else ""
     return f"Mean over rows: {which} averaged seed by seed{then}."
 
 

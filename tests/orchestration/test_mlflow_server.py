@@ -16,7 +16,8 @@ from pipeline.orchestration.mirror.inputs import DataView
 from pipeline.orchestration.mirror.tracker import TableView, Tracker, TrialView
 from pipeline.orchestration.mirror.uri import run_url
 from pipeline.orchestration.mirror.views import VIEW
-from tests.orchestration.mlflow_server import mlflow_server, postgres_server
+from tests.orchestration.mlflow_server import mlflow_server
+from tests.orchestration.postgres import postgres_server
 
 DATA = DataView("digits", "d" * 64, {"name": "digits"}, (24, 24, 1), {"train": (3, 4), "val": (1, 1), "test": (2, 2)})
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -29,8 +28,7 @@ from pipeline.store.claims import Claims
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import StudyFile, load_study
 from pipeline.study.params import Params, load_params
-
-POSTGRES = next((Path(folder) for folder in ("/usr/local/bin", "/usr/lib/postgresql/15/bin") if (Path(folder) / "initdb").exists()), None)
+from tests.orchestration.postgres import free_port, postgres_server
 
 
 @pytest.fixture
@@ -201,33 +199,10 @@ def test_a_full_or_damaged_database_is_no_traceback(place: Path, declare: Any) -
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a PostgreSQL of our own, run as another user where this one is root."""
-    if POSTGRES is None:
-        pytest.skip("PostgreSQL is not installed on this machine")
-    folder = tmp_path_factory.mktemp("postgres").resolve()
-    user: list[str] = []
-    if os.geteuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("PostgreSQL refuses to run as root, and there is no setpriv to run it as another user")
-        user = ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
-        subprocess.run(["chown", "nobody:nogroup", folder], check=True)
-        for parent in folder.parents:
-            if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    data = folder / "data"
-    made = subprocess.run([*user, POSTGRES / "initdb", "-A", "trust", "-U", "tester", "-D", data], capture_output=True, text=True, cwd="/")
-    assert made.returncode == 0, made.stderr
-    options = f"-p {port} -h 127.0.0.1 -k {folder} -c fsync=off"
-    subprocess.run(
-        [*user, POSTGRES / "pg_ctl", "-D", data, "-o", options, "-l", folder / "log", "-w", "start"],
-        check=True, capture_output=True, cwd="/",
-    )  # fmt: skip
-    yield f"postgresql://tester@127.0.0.1:{port}/postgres"
-    subprocess.run([*user, POSTGRES / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop"], check=True, capture_output=True, cwd="/")
+def postgres() -> Iterator[str]:
+    """The address of a PostgreSQL of our own."""
+    with postgres_server() as address:
+        yield address
 
 
 def test_postgresql_holds_a_search(declare: Any, postgres: str) -> None:
@@ -248,9 +223,7 @@ def test_the_dashboard_reads_the_database(place: Path, declare: Any) -> None:
         pytest.skip("optuna-dashboard is not installed")
     file, params = declare(trials=1)
     outcome = search(file, params)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [dashboard, "sqlite:///search.db", "--host", "127.0.0.1", "--port", str(port)]
     with (place / "dashboard.log").open("w") as log:
         server = subprocess.Popen(command, cwd=place, stdout=log, stderr=log, env={**os.environ, "HOME": str(place)})
