@@ -241,7 +241,8 @@ class TrialStore:
             if having[at]:
                 owners = records.filter(pc.equal(records["segment"], at))["trial_id"]
                 table = self._segments.read(names[at], HISTORY, lambda column: True)
-                parts.append(table.filter(pc.is_in(table["trial_id"], value_set=pc.unique(owners))))
+                counts = pc.is_in(table["trial_id"], value_set=pc.unique(owners))
+                parts.append(table if pc.all(counts).as_py() else table.filter(counts))  # else without a copy
         return _concat(parts) if parts else None
 
 

@@ -13,6 +13,7 @@ from pipeline.analysis.figures.panels import Caption
 from pipeline.errors import ConfigError, did_you_mean
 
 _PICTURES = {"maps": "Class activation maps", "features": "Features of test images"}  # folded, as they are many
+_ENLARGED = 1.4  # how much a figure may be enlarged
 _GLYPH = re.compile(r'<path id="([^"]+)"(?: d="([^"]*)")? transform="scale\(0\.015625\)"/>')
 _IMAGE = re.compile(r"<image\b([^>]*)/>")
 
@@ -108,7 +109,13 @@ def inline_svg(text: str, label: str, shared: Shared) -> str:
     element = re.sub(r'(href="|url\()#([^")]+)', lambda match: f"{match[1]}#{names[match[2]]}", element)
     element = re.sub(r' style="([^"]*)"', lambda match: f' class="{shared.style(match[1])}"', element)
     element = _IMAGE.sub(lambda match: _image(match, shared), element)
-    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+    return element.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"{_widest(element)}', 1)
+
+
+def _widest(element: str) -> str:
+    """A limit for the width of a small figure, which would look coarse across the whole page."""
+    width = re.search(r'\bwidth="([\d.]+)pt"', element)
+    return f' style="max-width: {_ENLARGED * float(width[1]):.0f}pt"' if width else ""
 
 
 def _image(match: re.Match[str], shared: Shared) -> str:
