@@ -91,7 +91,7 @@ def test_server_over_postgresql_shows_trials_and_tables(postgres: str, tmp_path:
 
 def test_more_runs_than_one_search_takes_are_all_looked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long list is asked for in parts, none of it twice and none left out."""
-    monkeypatch.setattr("pipeline.orchestration.mlflow_check._A_CALL", 2)
+    monkeypatch.setattr("pipeline.orchestration.mirror.check._A_CALL", 2)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     runs, _, _ = mirror(uri, tmp_path, trials=5)
     MlflowClient(tracking_uri=uri).delete_run(runs["id4"])

@@ -125,7 +125,7 @@ def test_note_of_a_table_leads_to_its_trials_while_links_fit(table: TableResult,
     assert "tags.tables LIKE '%backbones%'" in note
     assert "| resnet8 / cam | [seed 1](#/experiments/7/runs/r1) |" in note
     assert "[seed" not in table_note(table, {"cam1": "r1"}, None)
-    monkeypatch.setattr("pipeline.orchestration.mlflow_tables._ROOM", 50)
+    monkeypatch.setattr("pipeline.orchestration.mirror.tables._ROOM", 50)
     assert "[seed" not in table_note(table, {"cam1": "r1"}, "7")
 
 
