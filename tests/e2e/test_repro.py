@@ -72,8 +72,8 @@ def test_repro_draws_what_the_networks_look_at(finished: Project) -> None:
     names = {path.name for path in (finished.folder / "figures").glob("*.svg") if "maps" in path.name or "features" in path.name}
     assert names == {"backbones.maps_1_resnet8.svg", "backbones.features.svg", "loss_weight.maps.svg", "loss_weight.features.svg"}
     page = (finished.folder / "report/index.html").read_text(encoding="utf-8")
-    assert page.count('aria-label="Class activation maps') == 2
-    assert page.count('aria-label="Scatter plots') == 2
+    assert page.count('role="img" aria-label="Class activation maps') == 2
+    assert page.count('role="img" aria-label="Scatter plots') == 2
     kept = {path.name for path in (finished.folder / "mlartifacts").rglob("*.svg")}
     assert names <= kept
 
