@@ -1,21 +1,28 @@
-"""Accuracy over epochs, aggregated over seeds: the numbers behind the figure and behind `dvc plots`."""
+"""Accuracy over epochs, aggregated over seeds: the numbers behind the figure and behind `dvc plots`. Letters: S seeds, T epochs."""
 
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import itertools
-import statistics
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from pipeline.analysis.wording import file_stem
+from pipeline.store.bare_arrays import numpy_of
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Series = tuple[Ints, Floats]  # epochs in rising order, and the accuracy at each
 
 _COLUMNS = {"val": "metric_val_acc_top1", "test": "metric_test_acc_top1"}
 
@@ -70,37 +77,78 @@ def accuracy_curves(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table
     return curves, ["/".join(filter(None, key)) for key in cells if key not in shown]
 
 
-def _one_split(history: pa.Table, wanted: set[str]) -> tuple[str, dict[str, dict[int, float]]]:
-    """The first split that all wanted trials have, else the one that most have: (split, trial_id -> epoch -> accuracy)."""
-    candidates = []
-    for split, column in _COLUMNS.items():
-        values: dict[str, dict[int, float]] = defaultdict(dict)
-        if column in history.column_names:
-            # A null or NaN is no accuracy; the cast is for a column that is null throughout.
-            kept = history.filter(pc.is_finite(history[column].cast(pa.float64())))
-            for trial_id, epoch, value in zip(*(kept[name].to_pylist() for name in ("trial_id", "epoch", column)), strict=True):
-                if trial_id in wanted:
-                    values[trial_id][epoch] = value
-        candidates.append((split, dict(values)))
+def _one_split(history: pa.Table, wanted: Set[str]) -> tuple[str, dict[str, Series]]:
+    """The first split that all wanted trials have, else the one that most have, and its accuracies by trial."""
+    rows = _rows_of(history, wanted)
+    candidates = [(split, _series(history, column, rows)) for split, column in _COLUMNS.items()]
     return max(candidates, key=lambda candidate: len(candidate[1]))
 
 
-def _curve(key: tuple[str, str], split: str, by_trial: Sequence[Mapping[int, float]]) -> Curve:
-    epochs = sorted(set.intersection(*(set(values) for values in by_trial)))
-    mean = tuple(statistics.fmean(values[epoch] for values in by_trial) for epoch in epochs)
-    sd = tuple(statistics.stdev(values[epoch] for values in by_trial) for epoch in epochs) if len(by_trial) > 1 else ()
-    return Curve(*key, split=split, epochs=tuple(epochs), mean=mean, sd=sd, n=len(by_trial))
+def _rows_of(history: pa.Table, wanted: Set[str]) -> dict[str, list[slice]]:
+    """Trial id -> where its rows stand: one piece in results/history.parquet, which is sorted, perhaps several elsewhere."""
+    runs = pc.run_end_encode(history["trial_id"].combine_chunks())
+    ends = runs.run_ends.to_pylist()
+    rows: dict[str, list[slice]] = {}
+    for trial_id, start, end in zip(runs.values.to_pylist(), [0, *ends[:-1]], ends, strict=True):
+        if trial_id in wanted:
+            rows.setdefault(trial_id, []).append(slice(start, end))
+    return rows
+
+
+def _series(history: pa.Table, column: str, rows: Mapping[str, Sequence[slice]]) -> dict[str, Series]:
+    """Trial id -> its accuracies, of the trials that have any: a null or NaN is none."""
+    if column not in history.column_names:
+        return {}
+    epochs_M = numpy_of(history["epoch"].cast(pa.int64()))
+    values_M = numpy_of(pc.fill_null(history[column].cast(pa.float64()), math.nan))  # the cast is for a column that is null throughout
+    series = {}
+    for trial_id, pieces in rows.items():
+        epoch_T, value_T = (np.concatenate([array_M[piece] for piece in pieces]) for array_M in (epochs_M, values_M))
+        there_T = np.isfinite(value_T)
+        if there_T.any():
+            series[trial_id] = _in_order(epoch_T[there_T], value_T[there_T])
+    return series
+
+
+def _in_order(epoch_T: Ints, value_T: Floats) -> Series:
+    """By epoch; of two rows of one epoch the later counts."""
+    if (epoch_T[1:] > epoch_T[:-1]).all():
+        return epoch_T, value_T
+    ordered_T, first_T = np.unique(epoch_T[::-1], return_index=True)
+    return ordered_T, value_T[::-1][first_T]
+
+
+def _curve(key: tuple[str, str], split: str, by_trial: Sequence[Series]) -> Curve:
+    epoch_T = functools.reduce(_common, (own_T for own_T, _ in by_trial))
+    values_ST = [value_T if len(own_T) == len(epoch_T) else value_T[np.isin(own_T, epoch_T)] for own_T, value_T in by_trial]
+    n = len(values_ST)
+    mean = tuple(math.fsum(values) / n for values in zip(*(value_T.tolist() for value_T in values_ST), strict=True))
+    sd = tuple(sample_sd(np.array(values_ST)).tolist()) if n > 1 else ()
+    return Curve(*key, split=split, epochs=tuple(epoch_T.tolist()), mean=mean, sd=sd, n=n)
+
+
+def _common(a_T: Ints, b_T: Ints) -> Ints:
+    return a_T if np.array_equal(a_T, b_T) else np.intersect1d(a_T, b_T)
+
+
+def sample_sd(values_ST: Floats) -> Floats:
+    """Sample SD (ddof=1) of each column; about the first row, so that equal values give exactly 0."""
+    sd_T: Floats = (values_ST - values_ST[0]).std(axis=0, ddof=1)
+    return sd_T
 
 
 def curves_csv(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table) -> str:
     """Mean accuracy (fraction) over epochs in long form for `dvc plots`: one line a curve and epoch; `sd` is empty for one seed."""
-    curves, _ = accuracy_curves(spec, history, trials)
+    return _csv(accuracy_curves(spec, history, trials)[0])
+
+
+def _csv(curves: Iterable[Curve]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["row", "column", "split", "n", "epoch", "accuracy", "sd"])
     for curve in curves:
-        for epoch, mean, sd in itertools.zip_longest(curve.epochs, curve.mean, curve.sd):
-            writer.writerow([curve.row, curve.column, curve.split, curve.n, epoch, mean, sd])
+        same = map(itertools.repeat, (curve.row, curve.column, curve.split, curve.n))
+        writer.writerows(zip(*same, curve.epochs, curve.mean, curve.sd or itertools.repeat(None), strict=False))
     return stream.getvalue()
 
 
@@ -109,7 +157,8 @@ def write_curves(document: Mapping[str, Any], *, trials: pa.Table, history: pa.T
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for spec in document["tables"]:
-        if accuracy_curves(spec, history, trials)[0]:
+        curves, _ = accuracy_curves(spec, history, trials)
+        if curves:
             paths.append(folder / f"{file_stem(spec['name'])}.csv")
-            paths[-1].write_text(curves_csv(spec, history, trials), encoding="utf-8", newline="\n")
+            paths[-1].write_text(_csv(curves), encoding="utf-8", newline="\n")
     return paths

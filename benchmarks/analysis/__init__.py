@@ -1,0 +1,1 @@
+"""What tables and the report of many trials take: `python -m benchmarks.analysis`."""
