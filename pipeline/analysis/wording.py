@@ -291,7 +291,8 @@ def _best_sentence(best: Sequence[CellResult], axis: str) -> list[str]:
         return []
     metric = describe(best[0].metric)
     where = join_words([one_line(cell.row if axis == "column" else cell.column) for cell in best])
-    text = metric.spread(best[0].mean, best[0].sd) + (f" {metric.unit}" if metric.unit else "")
+    shown = dict.fromkeys(metric.spread(cell.mean, cell.sd) for cell in best if cell.mean is not None)  # one mean, perhaps several SDs
+    text = " and ".join(shown) + (f" {metric.unit}" if metric.unit else "")
     subject = _capital(metric.words) if axis == "column" else f"{one_line(best[0].row)}: {metric.words}"
     return [f"{subject} is {'highest' if metric.higher_is_better else 'lowest'} at {where} ({text})."]
 

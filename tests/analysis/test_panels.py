@@ -160,14 +160,14 @@ def test_a_flat_map_is_grey_and_says_so(shown):
     groups, _ = groups_of(spec, panel_table([row]), trials)
     figure, caption = maps_figure(spec, groups[0], image_rows(image_table(masks=False)))
     assert texts(figure).count("flat map") == 6
-    assert "A flat map has no range and is grey." in caption.text
+    assert "A flat map has no range and is grey." in caption.alt
     tile = map_tile(np.zeros((1, 1), np.uint8), (4, 5))
     assert tile.shape == (4, 5, 3)
     assert len({*tile.ravel().tolist()}) == 1
     groups, _ = groups_of(spec, panel_table([panel_row("t000")]), trials)
     figure, caption = maps_figure(spec, groups[0], image_rows(image_table()))
     assert "flat map" not in texts(figure)
-    assert "grey" not in caption.text
+    assert "grey" not in caption.alt
 
 
 def test_what_is_too_much_is_left_out_and_said(make_spec, make_trials):
@@ -183,10 +183,10 @@ def test_what_is_too_much_is_left_out_and_said(make_spec, make_trials):
     images = image_rows(image_table())
     figure, caption = maps_figure(spec, groups[0], images)
     assert "3 more columns not shown." in " ".join(texts(figure))
-    assert "3 more columns not shown." in caption.text
+    assert "3 more columns not shown." in caption.alt
     figure, caption = features_figure(spec, groups, images, hidden)
     assert "2 more rows not shown. 3 more columns not shown." in " ".join(figure.get_supxlabel().split())
-    assert "2 more rows not shown" in caption.text
+    assert "2 more rows not shown" in caption.alt
     assert len(figure.axes) == MAX_ROWS * MAX_ARMS
 
 
@@ -202,14 +202,12 @@ def test_tiles_of_a_row(shown):
     assert above == ["ant", "bee", "cat", "✓ ant", "✓ bee", "✓ cat", *["✗ a very long…"] * 2, "✓ cat"]
     beside = [word for word in words if word in ("ce", "cam", "CAM", "CAAM", "test image")]
     assert beside == ["test image", "ce", "CAM", "CAAM", "cam", "CAM", "CAAM"]
-    for word in (
-        "the first test image of each of the first 3 of 5 classes",
-        "resnet8 / ce t000, resnet8 / cam t010",
-        "of seed 0",
-        "outline",
-    ):
-        assert word in caption.text
-    assert caption.alt.endswith("ce: 3 of 3 images are classified correctly. cam: 1 of 3 images are classified correctly.")
+    assert caption.text == "Class activation maps, row resnet8. One trial each, of seed 0: resnet8 / ce t000, resnet8 / cam t010."
+    assert "ce: 3 of 3 images are classified correctly. cam: 1 of 3 images are classified correctly. Images by" in caption.alt
+    drawn = " ".join(" ".join(words).split())
+    for part in ("the first test image of each of the first 3 of 5 classes", "sum of the feature map", "Seed 0.", "outline"):
+        assert part in caption.alt
+        assert part in drawn
     extents = [image.get_extent() for image in figure.axes[0].images]
     assert len(set(map(tuple, extents))) == len(extents)
     width, height = figure.get_size_inches()
@@ -241,7 +239,7 @@ def test_images_that_are_not_at_hand_leave_empty_tiles(shown):
     assert words.count("image\nnot kept") == 3
     assert {tuple(image.get_array().shape) for image in figure.axes[0].images} == {(TILE_PIXELS, TILE_PIXELS, 3)}
     assert "✗ 4" in words
-    assert "outline" not in caption.text
+    assert "outline" not in caption.alt
 
 
 def test_arms_on_different_data_have_images_of_their_own(shown):
@@ -254,7 +252,7 @@ def test_arms_on_different_data_have_images_of_their_own(shown):
     figure, caption = maps_figure(spec, groups[0], images)
     assert len(figure.axes[0].images) == 3 * 3 + 2 * 3
     assert [word for word in texts(figure) if word.startswith("Dataset")] == ["Dataset set d0", "Dataset set d1"]
-    assert "first 3 of 5 classes and the first test image of each of the first 2 of 5 classes" in caption.text
+    assert "first 3 of 5 classes and the first test image of each of the first 2 of 5 classes" in caption.alt
     lost = Arm("lost", None, None, "failed")
     for arms, expected in (([*groups[0].arms, lost], [["ce"], ["cam", "lost"]]), ([lost, *groups[0].arms], [["lost", "ce"], ["cam"]])):
         assert [[arm.label for arm in block] for block in blocks_of(arms)] == expected
@@ -270,7 +268,7 @@ def test_points_by_class_and_their_words(shown):
     assert [line.get_xydata().tolist() for line in ax.lines] == [[[0, 0], [1, 0.5]], [[-1, 0.25], [0.5, -0.5]]]
     assert len({(line.get_marker(), line.get_color()) for line in ax.lines}) == 2
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ant", "bee"]
-    assert "the first 2 test images of each of the first 2 of 5 classes" in caption.text
+    assert "the first 2 test images of each of the first 2 of 5 classes" in caption.alt
     assert "resnet8 / ce t000" in caption.text
     other = panel_table([panel_row("t000"), panel_row("t010", digest="d1")])
     groups, _ = groups_of(spec, other, trials)
@@ -330,7 +328,7 @@ def test_files_are_the_same_bytes_each_time_and_go_into_the_report(shown, sweep_
     assert page.count("<figure>") == 2 + 4
     assert page.count("<summary>Activation maps and features</summary>") == 1
     assert 'aria-label="Class activation maps, table backbones, row resnet8. ce: 3 of 3' in page
-    assert "<figcaption>Class activation maps, row resnet8. Images by a fixed rule" in page
+    assert "<figcaption>Class activation maps, row resnet8. One trial each, of seed 0: " in page
     assert "<figcaption>Accuracy over epochs.</figcaption>" in page
     drawn = [
         image for figure in first for image in re.findall(r"data:image/png[^\"]*", figure.read_text(encoding="utf-8", errors="ignore"))

@@ -61,16 +61,16 @@ def maps_figure(spec: Mapping[str, Any], group: Group, images: Images) -> tuple[
     scale = f"Each map is scaled to its own range: dark is lowest, bright is highest.{grey}{outline}"
     rule = f"Images by a fixed rule: {join_words(list(rules))}, in the order of the test split."
     left_out = hidden_words(0, group.hidden)
-    note = f"{rule} {scale} ✓ ✗: predicted class. Seed {group.seed}. {left_out}".strip()
-    text = (
+    note = (
         f"{rule} CAM: map of the labelled class; CAAM: sum of the feature map, which knows no class. {scale} Above each CAM: "
-        f"✓ or ✗ and the predicted class. {trial_words([group])} {left_out}"
+        f"✓ or ✗ and the predicted class. Seed {group.seed}. {left_out}"
     ).strip()
     where = f"row {one_line(group.row)}" if group.row else "every row"
     with matplotlib.rc_context(STYLE):
         figure = _draw(f"Class activation maps: {title_words(group.field, group.row or spec['title'])}", note, group, images)
-    alt = f"Class activation maps, table {spec['name']}, {where}. {' '.join(_verdict(group, arm, panel) for arm, panel in group.shown)}"
-    return figure, Caption(f"Class activation maps, {where}. {text}", alt)
+    verdicts = " ".join(_verdict(group, arm, panel) for arm, panel in group.shown)
+    alt = f"Class activation maps, table {spec['name']}, {where}. {verdicts} {note}"
+    return figure, Caption(f"Class activation maps, {where}. {trial_words([group])}", alt)
 
 
 def is_flat(map_HW: Pixels) -> bool:

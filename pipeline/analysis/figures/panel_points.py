@@ -51,18 +51,18 @@ def features_figure(spec: Mapping[str, Any], groups: Sequence[Group], images: Im
     panels = [panel for group in groups for _, panel in group.shown]
     rules = dict.fromkeys(chosen_words(panel["panel_point_label"], class_names(panel, images)) for panel in panels)
     left_out = hidden_words(hidden_rows, max(group.hidden for group in groups))
+    seeds = join_words([str(seed) for seed in sorted({group.seed for group in groups})])
     note = (
         f"Each point is a test image, chosen by a fixed rule: {join_words(list(rules))}, in the order of the test split. Axes: first and "
         "second principal component of the pooled features, for each network by itself, so directions and lengths cannot be compared "
-        "between panels. %: share of the variance along the two."
-    )
-    seeds = join_words([str(seed) for seed in sorted({group.seed for group in groups})])
+        f"between panels. %: share of the variance along the two. Seed {seeds}. {left_out}"
+    ).strip()
     with matplotlib.rc_context(STYLE):
         title = f"Features of test images: {title_words(groups[0].field, spec['title'])}"
-        figure = _draw(title, f"{note} Seed {seeds}. {left_out}".strip(), groups, images)
+        figure = _draw(title, note, groups, images)
     shown = join_words([full_label(group, arm) for group in groups for arm, _ in group.shown])
-    alt = f"Scatter plots of the features of test images by class, table {spec['name']}: {shown}."
-    return figure, Caption(f"Features of test images. {note} {trial_words(groups)} {left_out}".strip(), alt)
+    alt = f"Scatter plots of the features of test images by class, table {spec['name']}: {shown}. {note}"
+    return figure, Caption(f"Features of test images. {trial_words(groups)}", alt)
 
 
 def _draw(title: str, note: str, groups: Sequence[Group], images: Images) -> Figure:

@@ -68,7 +68,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Caption:
-    """Words for a picture: `text` stands below it, `alt` is for those who do not see it."""
+    """Words for a picture: `text` stands below it and does not repeat what is drawn, `alt` is for those who do not see it."""
 
     text: str
     alt: str

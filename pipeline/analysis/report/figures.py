@@ -13,7 +13,7 @@ from pipeline.analysis.figures.panels import Caption
 from pipeline.errors import ConfigError, did_you_mean
 
 _PICTURES = {"maps": "Class activation maps", "features": "Features of test images"}  # folded, as they are many
-_ENLARGED = 1.4  # how much a figure may be enlarged
+_ENLARGED = 1.1  # how much a figure may be enlarged: letters of wide and of narrow figures are then of about one size
 _GLYPH = re.compile(r'<path id="([^"]+)"(?: d="([^"]*)")? transform="scale\(0\.015625\)"/>')
 _IMAGE = re.compile(r"<image\b([^>]*)/>")
 
@@ -113,7 +113,7 @@ def inline_svg(text: str, label: str, shared: Shared) -> str:
 
 
 def _widest(element: str) -> str:
-    """A limit for the width of a small figure, which would look coarse across the whole page."""
+    """A limit for the width of a small figure, whose letters would be large across the whole page."""
     width = re.search(r'\bwidth="([\d.]+)pt"', element)
     return f' style="max-width: {_ENLARGED * float(width[1]):.0f}pt"' if width else ""
 
