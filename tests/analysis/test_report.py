@@ -303,3 +303,12 @@ def test_summary_names_where_metrics_are_best(sweep_table):
         "Test accuracy is highest at 3 (94.45 ± 0.35 %).",
         "Share of the CAAM's energy on the object in the test split is highest at 3 (46.50 ± 0.71 %).",
     ]
+
+
+def test_summary_of_two_equal_means_gives_both_sds(make_spec, make_trials):
+    """One mean reached in two ways is no single mean ± SD."""
+    spec = make_spec(["0", "1", "3"], ["acc_top1"], [0, 1], metrics={"acc_top1": "metric_test_acc_top1_last"})
+    values = {("0", "acc_top1"): [0.5, 0.5], ("1", "acc_top1"): [0.75, 1.0], ("3", "acc_top1"): [0.875, 0.875]}
+    assert summary_sentences(build_table(spec, make_trials(spec, values)))[1:] == [
+        "Test accuracy is highest at 1 and 3 (87.50 ± 17.68 and 87.50 ± 0.00 %).",
+    ]

@@ -66,6 +66,8 @@ def test_a_trial_learns_in_bfloat16(data: ImageData) -> None:
     assert record["metric_test_acc_top1_last"] > 0.5
     assert all(np.isfinite(row["metric_train_cam"]) for row in record.history)
     assert record["env_device"] == "cuda"
+    correct, count = record.panel["panel_class_correct"], record.panel["panel_class_count"]
+    assert sum(correct) / sum(count) == pytest.approx(record["metric_test_acc_top1_last"])
     weights = 4 * 11_000_000
     assert 2 * weights < record["mem_peak_bytes"] < torch.cuda.get_device_properties(0).total_memory
 
