@@ -94,8 +94,11 @@ def _read_plan(plan_file: Path) -> pa.Table:
         names = [*_OF_THE_PLAN, "state", "reason"]
         names += [name for name in pq.read_schema(plan_file).names if name.startswith("factor_")]
         return pq.read_table(plan_file, columns=names)
-    except (FileNotFoundError, pa.ArrowInvalid) as error:
-        raise ConfigError(f"No readable plan at {plan_file}: {error}. Run `dvc repro plan`.") from error
+    except FileNotFoundError as error:
+        raise ConfigError(f"There is no plan at {plan_file}. Run `dvc repro plan`.") from error
+    except pa.ArrowInvalid as error:
+        cause = str(error).splitlines()[0]
+        raise ConfigError(f"No readable plan at {plan_file}: {cause}. Write it anew with `dvc repro -f plan`.") from error
 
 
 def _join(planned: pa.Table, records: pa.Table | None, run_ids: dict[str, str]) -> pa.Table:

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from pipeline.analysis.metrics import Metric, describe
-from pipeline.analysis.published import Published
 from pipeline.analysis.tables import Average, CellResult, Delta, PublishedColumn, TableResult
-from pipeline.analysis.wording import caption, cell_notes, one_line, published_note
+from pipeline.analysis.wording import caption, cell_notes, metric_heading, one_line, published_note, spread_of
 
 MISSING = "--"
 DAGGER = "†"
@@ -67,7 +66,7 @@ class Line:
     Attributes:
         label: all of it; `group` and `short` are its two parts where several rows stand under one heading, else `group` is ''.
         kind: 'row', or 'average' or 'rank' for a closing line.
-        comment: a text a cell that names the trials behind it.
+        comment: texts that name the trials behind its numbers.
     """
 
     label: str
@@ -172,20 +171,12 @@ def _sources(result: TableResult) -> list[_Source]:
 def _column(result: TableResult, source: _Source) -> Column:
     label = {"value": _value_header, "delta": _delta_header, "p": _p_header, "published": _published_header}[source.kind](result, source)
     if result.column_kind == "level" and len(result.metrics) > 1:
-        group = _metric_heading(result, source.metric)
+        group = metric_heading(source.metric, list(map(describe, result.metrics)))
         return Column(f"{group}, {label}", group, label, source.kind)
     parts = dict(zip(result.columns, result.column_parts, strict=True)).get(source.column, ())
     if source.kind == "value" and len(parts) > 1:
         return Column(label, one_line(parts[0]), one_line(" · ".join(parts[1:])), source.kind)
     return Column(label, "", label, source.kind)
-
-
-def _metric_heading(result: TableResult, metric: Metric) -> str:
-    """'acc_top1 (%)', or in more words where the table shows that on two splits or under two protocols."""
-    others = [describe(column) for column in result.metrics if column != metric.column]
-    if metric.short_quantity not in [other.short_quantity for other in others]:
-        return metric.short_quantity
-    return metric.quantity if metric.quantity not in [other.quantity for other in others] else metric.description
 
 
 def _value_header(result: TableResult, source: _Source) -> str:
@@ -220,19 +211,28 @@ def _row_line(result: TableResult, index: int, sources: list[_Source], notes: di
     entries, comment = [], []
     for source in sources:
         if source.published is not None:
-            entries.append(_published_entry(result, source, source.published.entries.get(row), notes))
+            entries.append(_published_entry(result, source, source.published, row, notes))
             continue
         cell = result.cell(row, source.column, source.metric.column)
         if source.kind == "value":
             entries.append(_value_entry(result, source, cell, notes))
-            if cell is not None:
-                metric = f" | {source.metric.column}" if result.column_kind == "level" and len(result.metrics) > 1 else ""
-                comment.append(f"{one_line(row)} | {one_line(source.column)}{metric}: {' '.join(cell.trial_ids) or 'none'}")
+            comment += _comments(result, cell) if cell is not None else []
         else:
             entries.append(_delta_entry(result, source, cell) if source.kind == "delta" else _p_entry(cell))
     grouped = len(result.row_fields) > 1 and len(parts) > 1
     group, short = (one_line(parts[0]), one_line(" · ".join(parts[1:]))) if grouped else ("", one_line(row))
     return Line(one_line(row), tuple(entries), group, short, comment=tuple(comment))
+
+
+def _comments(result: TableResult, cell: CellResult) -> list[str]:
+    """The trials behind a cell, and behind its difference to the baseline."""
+    metric = f" | {cell.metric}" if result.column_kind == "level" and len(result.metrics) > 1 else ""
+    place = f"{one_line(cell.row)} | {one_line(cell.column)}{metric}"
+    comments = [f"{place}: {' '.join(cell.trial_ids) or 'none'}"]
+    if cell.delta is not None and result.style["deltas"]:
+        base = f"{one_line(cell.delta.baseline_row)} | {one_line(cell.delta.baseline_column)}"
+        comments.append(f"Δ{' and p' * result.style['p_values']} of {place}: these trials and those of {base}")
+    return comments
 
 
 def _value_entry(result: TableResult, source: _Source, cell: CellResult | None, notes: dict[str, str]) -> Entry:
@@ -241,9 +241,8 @@ def _value_entry(result: TableResult, source: _Source, cell: CellResult | None, 
         return Entry(MISSING, marks=marks)
     bold = {"group": cell.top, "best": cell.best, "none": False}[result.style["bold"]]
     hidden_delta = not result.style["deltas"] and cell.delta is not None and cell.delta.significant
-    spread = _spread(result, source.metric, cell.sd, cell.se, cell.ci, cell.mean)
     number = source.metric.number(cell.mean, decimals=result.style["decimals"])
-    return Entry(number, spread, bold, hidden_delta, marks, cell.trial_ids, cell.run_ids)
+    return Entry(number, _spread(result, source.metric, cell), bold, hidden_delta, marks, cell.trial_ids, cell.run_ids)
 
 
 def _delta_entry(result: TableResult, source: _Source, cell: CellResult | Average | None) -> Entry:
@@ -253,7 +252,7 @@ def _delta_entry(result: TableResult, source: _Source, cell: CellResult | Averag
     if delta.mean is None:
         return Entry(MISSING)
     number = source.metric.number(delta.mean, signed=True, decimals=result.style["decimals"])
-    return Entry(number, _spread(result, source.metric, delta.sd, delta.se, delta.ci, delta.mean), significant=delta.significant)
+    return Entry(number, _spread(result, source.metric, delta), significant=delta.significant)
 
 
 def _p_entry(cell: CellResult | Average | None) -> Entry:
@@ -263,31 +262,36 @@ def _p_entry(cell: CellResult | Average | None) -> Entry:
     return Entry(MISSING if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}")
 
 
-def _published_entry(result: TableResult, source: _Source, entry: Published | None, notes: dict[str, str]) -> Entry:
+def _published_entry(result: TableResult, source: _Source, column: PublishedColumn, row: str, notes: dict[str, str]) -> Entry:
+    """A number as its source prints it, whatever the digits of the table's own."""
+    mark = notes.setdefault(published_note(result, column, row), _mark(len(notes)))
+    entry = column.entries[row]
     if entry is None:
-        return Entry(MISSING)
-    text = published_note(entry)
-    mark = notes.setdefault(text, _mark(len(notes)))
-    decimals = result.style["decimals"]
-    spread = source.metric.number(entry.spread, decimals=decimals) if entry.spread is not None else ""
-    return Entry(source.metric.number(entry.value, decimals=decimals), spread, marks=(mark,))
+        return Entry(MISSING, marks=(mark,))
+    spread = entry.spread if result.style["spread"] != "none" else None
+    half = "" if spread is None else source.metric.number(spread, decimals=entry.decimals)
+    return Entry(source.metric.number(entry.value, decimals=entry.decimals), half, marks=(mark,))
 
 
-def _spread(result: TableResult, metric: Metric, sd: float | None, se: float | None, ci: tuple[float, float] | None, mean: float) -> str:
-    half = None if ci is None else (ci[1] - ci[0]) / 2
-    value = {"sd": sd, "se": se, "ci": half, "none": None}[result.style["spread"]]
+def _spread(result: TableResult, metric: Metric, numbers: CellResult | Average | Delta) -> str:
+    value = spread_of(result, numbers)
     return "" if value is None else metric.number(value, decimals=result.style["decimals"])
 
 
 def _closing_lines(result: TableResult, sources: list[_Source]) -> list[Line]:
     lines = []
+    rows = "; ".join(map(one_line, result.complete_rows))
     if result.averages and result.style["averages"]:
         by_place = {(average.column, average.metric): average for average in result.averages}
         entries = [_average_entry(result, source, by_place) for source in sources]
         whole = len(result.complete_rows) == len(result.rows)
-        lines.append(Line(AVERAGE_LABEL if whole else COMPLETE_AVERAGE_LABEL, tuple(entries), short=AVERAGE_LABEL, kind="average"))
+        label = AVERAGE_LABEL if whole else COMPLETE_AVERAGE_LABEL
+        comment = f"{label}: the trials of the column (Δ: of both columns) in the rows {rows}"
+        lines.append(Line(label, tuple(entries), short=AVERAGE_LABEL, kind="average", comment=(comment,)))
     if result.rankings and result.style["ranks"]:
-        lines.append(Line(RANK_LABEL, tuple(_rank_entry(result, source) for source in sources), short=RANK_LABEL, kind="rank"))
+        entries = [_rank_entry(result, source) for source in sources]
+        comment = f"{RANK_LABEL}: the trials of all columns in the rows {rows}"
+        lines.append(Line(RANK_LABEL, tuple(entries), short=RANK_LABEL, kind="rank", comment=(comment,)))
     return lines
 
 
@@ -297,9 +301,7 @@ def _average_entry(result: TableResult, source: _Source, by_place: dict[tuple[st
         return Entry("")
     if source.kind == "delta":
         return _delta_entry(result, source, average)
-    se = None if average.sd is None else average.sd / average.n**0.5
-    number = source.metric.number(average.mean, decimals=result.style["decimals"])
-    return Entry(number, _spread(result, source.metric, average.sd, se, average.ci, average.mean))
+    return Entry(source.metric.number(average.mean, decimals=result.style["decimals"]), _spread(result, source.metric, average))
 
 
 def _rank_entry(result: TableResult, source: _Source) -> Entry:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from pipeline.analysis.metrics import SELECTION_WORDS, describe, map_measure
-from pipeline.analysis.published import Published
+from pipeline.analysis.metrics import SELECTION_WORDS, Metric, describe, map_measure
+from pipeline.analysis.published import Published, PublishedColumn, bare
 from pipeline.analysis.statistics.paired import smallest_p
-from pipeline.analysis.tables import CellResult, Missing, TableResult
+from pipeline.analysis.tables import Average, CellResult, Delta, Missing, TableResult
+from pipeline.analysis.tables.references import data_levels
 from pipeline.errors import ConfigError
 
 _STATE_WORDS = {"planned": "not trained yet", "complete": "finished without a value"}
@@ -21,6 +22,8 @@ PROTOCOL_WORDS = {
     "best": "the best test epoch",
     "best_test": "the best test epoch",
     "best_val": "the best validation epoch",
+    "median of 3 runs": "the median of 3 runs",
+    "median of last 10 epochs": "the median of the last 10 epochs",
     "unknown": "an unknown epoch",
 }
 _NOT_IN_DESIGN = "not part of this table's design"
@@ -56,6 +59,7 @@ def caption(result: TableResult, *, best: str = "Bold") -> str:
         parts.append(_averages_part(result))
     if result.rankings and result.style["ranks"]:
         parts.append("Average rank: 1 is best, over the complete rows.")
+    parts += _no_closing_part(result)
     parts += _published_part(result)
     if result.fixed:
         parts.append("Fixed: " + ", ".join(f"{key} = {_setting(value)}" for key, value in result.fixed.items()) + ".")
@@ -78,7 +82,8 @@ def _test_part(result: TableResult) -> list[str]:
     holm = f", Holm's correction over the table's {m} differences" if m > 1 else ""
     rule = f"two-sided {TEST_WORDS[result.test]}{holm}, α = {result.alpha:g}"
     found = sum(cell.delta is not None and cell.delta.significant for cell in result.cells)
-    text = f"†: differs from the baseline ({rule})." if found else f"No difference to the baseline is significant ({rule})."
+    baseline = "the baseline" if result.style["deltas"] else f"the baseline {one_line(result.baseline)}"  # Δ, where printed, names it
+    text = f"†: differs from {baseline} ({rule})." if found else f"No difference to {baseline} is significant ({rule})."
     p_column = " p: after that correction." if result.style["p_values"] and result.style["deltas"] else ""
     return [text + p_column, *small_n(result)]
 
@@ -107,9 +112,23 @@ def _bold_part(result: TableResult, best: str) -> str:
     correction = f"Holm's correction within the {axis}"
     rule = f"{correction}" if result.comparisons else f"two-sided {TEST_WORDS[result.test]}, {correction}, α = {result.alpha:g}"
     small = [] if result.comparisons else _bold_small_n(result)
-    return " ".join(
-        [f"{best}: best in its {axis}, and what the {'same ' * bool(result.comparisons)}test cannot tell from it ({rule}).", *small]
-    )
+    text = f"{best}: best in its {axis}, and what the {'same ' * bool(result.comparisons)}test cannot tell from it ({rule})."
+    return " ".join([text, *_strict_part(result, axis), *small])
+
+
+def _strict_part(result: TableResult, axis: str) -> list[str]:
+    """Why a number is not bold though its difference is not significant, where that happens."""
+    for cell in result.cells:
+        if cell.delta is None or cell.delta.p_holm is None or cell.delta.significant:
+            continue
+        base = result.cell(cell.delta.baseline_row, cell.delta.baseline_column, cell.metric)
+        if base is None or cell.top == base.top or not (cell.best or base.best):
+            continue
+        if getattr(base, axis) == getattr(cell, axis) and data_levels(base) == data_levels(cell):
+            return [
+                f"Fewer comparisons share that correction than the table's, so a number may fall behind the best of its {axis} without a †."
+            ]
+    return []
 
 
 def _bold_small_n(result: TableResult) -> list[str]:
@@ -121,41 +140,105 @@ def _bold_small_n(result: TableResult) -> list[str]:
 def _averages_part(result: TableResult) -> str:
     left_out = len(result.rows) - len(result.complete_rows)
     which = f"the {len(result.complete_rows)} complete rows of {len(result.rows)}" if left_out else "rows"
-    spread = _spread_words(result).removeprefix("Mean").replace(" ± ", " and ")
-    then = f", then mean{spread} over seeds" if result.usual_n > 1 else ""
+    spread = spread_words(result)
+    then = f", then mean{f' and {spread}' if spread else ''} over seeds" if result.usual_n > 1 else ""
     return f"Mean over rows: {which} averaged seed by seed{then}."
 
 
+def _no_closing_part(result: TableResult) -> list[str]:
+    """Why a closing line that the style asks for is not there: fewer than two rows are complete."""
+    rows, complete = len(result.rows), len(result.complete_rows)
+    if result.column_kind != "level" or complete > 1:
+        return []
+    averaged = result.style["averages"] and rows > 1 and len(set(map(data_levels, result.cells))) == 1  # else there never is a mean
+    lines = ["mean over rows"] * averaged + ["average rank"] * result.style["ranks"]
+    why = "the table has one row" if rows == 1 else f"{complete or 'none'} of {rows} rows is complete"
+    return [f"No {' and no '.join(lines)}: {why}."] if lines else []
+
+
 def _published_part(result: TableResult) -> list[str]:
-    """Whose numbers the published columns are; a mix of protocols is said aloud."""
-    entries = [entry for column in result.published for entry in column.entries.values() if entry is not None]
+    """Whose numbers the published columns are; another dataset and a mix of protocols are said aloud."""
     if not result.published:
         return []
-    if not entries:
-        return ["Published: the sources have no number for these rows."]
     text = (
         "Published: copied from the source in the note, not run here; other data preparation, recipes and code than the rest of the table."
     )
-    protocols = sorted({entry.protocol for entry in entries})
-    if protocols != [result.selection]:
-        text += f" Protocols are mixed: this table shows {PROTOCOL_WORDS[result.selection]}, the published numbers {_protocols(protocols)}."
-    return [text]
+    return [text, *_dataset_part(result), *_protocol_part(result)]
 
 
-def _protocols(protocols: Sequence[str]) -> str:
-    return join_words([PROTOCOL_WORDS.get(protocol, protocol) for protocol in protocols])
+def _dataset_part(result: TableResult) -> list[str]:
+    """'Other dataset: ISDA (published) on CIFAR-100, this table on digits.', unless `names` says that the two are one."""
+    columns: dict[str, list[str]] = {}  # datasets in words -> columns
+    for column in result.published:
+        ours: dict[str, None] = {}
+        theirs: dict[str, None] = {}
+        for row, entry in column.entries.items():
+            own = _own_names(result, row, "dataset")
+            known = {bare(name) for name in (*own, *(column.names[each] for each in own if each in column.names))}
+            if entry is not None and own and bare(entry.dataset) not in known:
+                ours |= dict.fromkeys(own[:1] if "dataset" in result.row_fields else own)
+                theirs[entry.dataset] = None
+        if theirs:
+            words = f"on {join_words(list(theirs))}, this table on {join_words(list(ours))}"
+            columns.setdefault(words, []).append(f"{one_line(column.header)} (published)")
+    return [f"Other dataset: {join_words(headers)} {words}." for words, headers in columns.items()]
 
 
-def published_note(entry: Published) -> str:
-    """Source, protocol and n of one published number, in a sentence."""
+def _protocol_part(result: TableResult) -> list[str]:
+    """Where published numbers are of another epoch than the table's own, or of one that nobody knows."""
+    protocols = sorted({entry.protocol for column in result.published for entry in column.entries.values() if entry is not None})
+    own, theirs = PROTOCOL_WORDS[result.selection], list(dict.fromkeys(PROTOCOL_WORDS.get(protocol, protocol) for protocol in protocols))
+    if set(theirs) <= {own}:
+        return []
+    if set(theirs) <= {own, PROTOCOL_WORDS["unknown"]}:
+        which = "some published numbers" if own in theirs else "the published numbers"
+        return [f"Protocols may be mixed: this table shows {own}; the epoch of {which} is not known."]
+    return [f"Protocols are mixed: this table shows {own}, the published numbers {join_words(theirs)}."]
+
+
+def published_note(result: TableResult, column: PublishedColumn, row: str) -> str:
+    """What the published number beside a row is of, where the row does not say the same, with its source, protocol and n."""
+    entry = column.entries[row]
+    if entry is None:
+        return "no published number for this row"
     kinds = {"sd": "± SD over runs", "ci95": "± half a 95 % interval"}
+    has_spread = entry.spread is not None and result.style["spread"] != "none"
     facts = [
         f"protocol: {PROTOCOL_WORDS.get(entry.protocol, entry.protocol)}",
         f"n = {entry.n}" if entry.n is not None else "n unknown",
-        *([kinds[entry.spread_kind]] if entry.spread is not None and entry.spread_kind in kinds else []),
+        kinds.get(entry.spread_kind, "") if has_spread else "",
+        f"published as {entry.metric}" if entry.metric.endswith("_err") else "",
+        entry.note,
     ]
-    shown = f"published as {entry.metric}" if entry.metric.endswith("_err") else ""
-    return "; ".join(filter(None, [f"{entry.method}, {entry.source}", *facts, shown, entry.note]))
+    other = ", ".join(_said_otherwise(result, row, entry))
+    return "; ".join(filter(None, [f"{entry.method}{f' ({other})' if other else ''}, {entry.source}", *facts]))
+
+
+def _said_otherwise(result: TableResult, row: str, entry: Published) -> list[str]:
+    """'backbone ResNet-110', 'dataset CIFAR-100', 'task kd', 'teacher resnet56': as published, without what the row calls the same.
+
+    Of datasets the spelling does not matter; of backbones it does, since two authors' 'ResNet-110' and 'resnet110' can be two networks.
+    """
+    plain = {"task": ["classification"], "teacher": [""]}
+    own = {field: _own_names(result, row, field) or plain.get(field, []) for field in ("backbone", "dataset", "task", "teacher")}
+    same = {
+        "backbone": entry.backbone in own["backbone"],
+        "dataset": bare(entry.dataset) in map(bare, own["dataset"]),
+        "task": entry.task in own["task"],
+        "teacher": entry.teacher in own["teacher"],
+    }
+    return [f"{field} {getattr(entry, field) or 'none'}" for field, is_same in same.items() if not is_same]
+
+
+def _own_names(result: TableResult, row: str, field: str) -> list[str]:
+    """What a row is called in a field such as 'dataset': as it stands in the table and in the configuration; [] where neither says it."""
+    parts = result.row_parts[result.rows.index(row)]
+    labels = [label for name, label in zip(result.row_fields, parts, strict=False) if name == field]
+    cells = [cell for column in result.columns if (cell := result.cell(row, column)) is not None]
+    levels = [levels[field] for cell in cells for levels in (cell.row_levels, cell.column_levels) if field in levels]
+    fixed = [result.fixed[field]] if field in result.fixed else []
+    plain = [level.get("name", level) if isinstance(level, Mapping) else level for level in (*levels, *fixed)]
+    return list(dict.fromkeys([*labels, *map(str, plain)]))
 
 
 def _metrics_part(result: TableResult) -> str:
@@ -164,14 +247,30 @@ def _metrics_part(result: TableResult) -> str:
     if result.column_kind == "metric" and len(metrics) > 1:
         pairs = dict.fromkeys((cell.column, describe(cell.metric).description) for cell in result.cells)
         text = "; ".join(f"{one_line(column)}: {words}" for column, words in pairs) + "."
+    elif len(described) > 1:
+        text = "; ".join(_metric_words(metric, described) for metric in described) + "."
     elif described:
-        text = "; ".join(_capital(metric.description) for metric in described) + "."
+        text = f"{_capital(described[0].description)}."
     else:
         text = "No cells."
     deviating = sorted({metric.selection for metric in described if metric.selection} | {result.selection})
     if len(deviating) > 1:
         text += f" This table mixes selection protocols ({', '.join(deviating)}): see the notes."
     return text
+
+
+def _metric_words(metric: Metric, shown: Sequence[Metric]) -> str:
+    """'acc_top1: test accuracy (%) at the last epoch', as the heading of its columns calls it; no name where that says what it measures."""
+    named = metric_heading(metric, shown) == metric.short_quantity and metric.stem
+    return f"{metric.stem}: {metric.description}" if named else _capital(metric.description)
+
+
+def metric_heading(metric: Metric, shown: Sequence[Metric]) -> str:
+    """'acc_top1 (%)', or in more words where the table, whose metrics are `shown`, has that on two splits or under two protocols."""
+    others = [each for each in shown if each.column != metric.column]
+    if metric.short_quantity not in [other.short_quantity for other in others]:
+        return metric.short_quantity
+    return metric.quantity if metric.quantity not in [other.quantity for other in others] else metric.description
 
 
 def _references_part(result: TableResult) -> list[str]:
@@ -204,18 +303,33 @@ def _seeds_part(result: TableResult) -> str:
     usual = result.usual_n
     if usual == 1 and len(sizes) == 1:
         return "One seed, so no SD."
-    text = f"{_spread_words(result)} over n = {usual} seeds"
+    spread = spread_words(result)
+    text = f"Mean{f' ± {spread}' if spread else ''} over n = {usual} seeds"
     return f"{text} unless a note says otherwise: this table mixes n." if len(sizes) > 1 else f"{text}."
 
 
-def _spread_words(result: TableResult) -> str:
-    words = {
-        "sd": "Mean ± sample SD",
-        "se": "Mean ± standard error",
-        "ci": f"Mean ± half the {100 * result.confidence:g} % t interval",
-        "none": "Mean",
-    }
-    return words[result.style["spread"]]
+def spread_words(result: TableResult) -> str:
+    """What the table prints after ±; '' for nothing."""
+    interval = f"half the {100 * result.confidence:g} % t interval"
+    return {"sd": "sample SD", "se": "standard error", "ci": interval, "none": ""}[result.style["spread"]]
+
+
+def spread_of(result: TableResult, numbers: CellResult | Average | Delta) -> float | None:
+    """The number after ± as the table's style wants it, in stored units; None where it prints none."""
+    half = None if numbers.ci is None else (numbers.ci[1] - numbers.ci[0]) / 2
+    se = None if numbers.sd is None else numbers.sd / numbers.n**0.5
+    return {"sd": numbers.sd, "se": se, "ci": half, "none": None}[result.style["spread"]]
+
+
+def told_mean(result: TableResult, cell: CellResult) -> str:
+    """'mean 8.750 %, sample SD 1.708 %, standard error 0.854 %, n = 4': a cell in words, with the digits and the spread of its table."""
+    if cell.mean is None:
+        return "no mean, as a seed is missing"
+    metric, decimals = describe(cell.metric), result.style["decimals"]
+    unit = f" {metric.unit}" if metric.unit else ""
+    shown = {"sample SD": cell.sd, spread_words(result): spread_of(result, cell)} if result.style["spread"] != "none" else {}
+    numbers = {"mean": cell.mean} | {words: number for words, number in shown.items() if number is not None}
+    return ", ".join([*(f"{words} {metric.number(each, decimals=decimals)}{unit}" for words, each in numbers.items()), f"n = {cell.n}"])
 
 
 def cell_notes(result: TableResult, cell: CellResult | None) -> list[str]:
@@ -265,7 +379,7 @@ def summary_sentences(result: TableResult) -> list[str]:
             continue
         axis, groups = ("row", result.rows) if metric else ("column", result.columns)
         for group in groups:
-            sentences += _best_sentence([cell for cell in cells if getattr(cell, axis) == group and cell.best], axis)
+            sentences += _best_sentence(result, [cell for cell in cells if getattr(cell, axis) == group and cell.mean is not None], axis)
     return sentences
 
 
@@ -275,26 +389,49 @@ def _delta_sentence(result: TableResult, cells: Sequence[CellResult], column: st
         return []
     metric = describe(compared[0][0].metric)
     above = sum(difference > 0 for _, difference in compared)
-    largest, difference = max(compared, key=lambda pair: abs(pair[1]))
+    low, high = (end(compared, key=lambda pair: pair[1]) for end in (min, max))
     arms_are_rows = all(cell.delta is not None and cell.delta.baseline_column == column for cell, _ in compared)
     what = f" in {metric.words}" if len(result.metrics) > 1 else ""
     who = f"In column {one_line(column)}, the mean is" if arms_are_rows else f"{one_line(column)} is"
     count = f"{above} of {len(compared)} row{'s' if len(compared) > 1 else ''}"
     unit = metric.difference_unit.replace("percentage points", "points")
-    size = metric.number(difference, signed=True) + (f" {unit}" if unit else "")
+
+    def size(end: tuple[CellResult, float], unit: str) -> str:
+        number = metric.number(end[1], signed=True, decimals=result.style["decimals"])
+        return f"{number}{f' {unit}' * bool(unit)} ({one_line(end[0].row)})"
+
+    span = f"differences from {size(low, '')} to {size(high, unit)}" if low[1] < high[1] else f"difference {size(low, unit)}"
     better = "" if metric.higher_is_better else " (lower is better)"
-    return [f"{who} above {result.baseline}{what} in {count}{better}; largest difference {size} ({one_line(largest.row)})."]
+    return [f"{who} above {result.baseline}{what} in {count}{better}; {span}."]
 
 
-def _best_sentence(best: Sequence[CellResult], axis: str) -> list[str]:
+def _best_sentence(result: TableResult, cells: Sequence[CellResult], axis: str) -> list[str]:
+    best = [cell for cell in cells if cell.best]
     if not best or best[0].mean is None:
         return []
-    metric = describe(best[0].metric)
+    metric, decimals = describe(best[0].metric), result.style["decimals"]
+    unit = f" {metric.unit}" if metric.unit else ""
     where = join_words([one_line(cell.row if axis == "column" else cell.column) for cell in best])
-    shown = dict.fromkeys(metric.spread(cell.mean, cell.sd) for cell in best if cell.mean is not None)  # one mean, perhaps several SDs
-    text = " and ".join(shown) + (f" {metric.unit}" if metric.unit else "")
+    text = metric.number(best[0].mean, decimals=decimals) + unit
+    spreads = [metric.number(each, decimals=decimals) for cell in best if (each := spread_of(result, cell)) is not None]
+    if spreads:  # one mean, perhaps several spreads
+        text += f", {spread_words(result)} {join_words(list(dict.fromkeys(spreads)))}{unit}"
     subject = _capital(metric.words) if axis == "column" else f"{one_line(best[0].row)}: {metric.words}"
-    return [f"{subject} is {'highest' if metric.higher_is_better else 'lowest'} at {where} ({text})."]
+    place = "the same" if len(best) == len(cells) else "highest" if metric.higher_is_better else "lowest"
+    return [f"{subject} is {place} at {where} ({text}){_told_apart(result, cells, axis)}."]
+
+
+def _told_apart(result: TableResult, cells: Sequence[CellResult], axis: str) -> str:
+    """'; the sign-flip test can tell none of the other 3 from it': which cells of one group are not behind its best ones."""
+    others = [cell for cell in cells if not cell.best]
+    if not others or min(cell.n for cell in cells) < 2 or len(set(map(data_levels, cells))) > 1:
+        return ""
+    near = [one_line(cell.row if axis == "column" else cell.column) for cell in others if cell.top]
+    it = "it" if len(others) == len(cells) - 1 else "them"
+    test = f"; the {TEST_WORDS[result.test]}"
+    if len(near) == len(others):
+        return f"{test} can tell none of the other {len(others)} from {it}" if len(near) > 1 else f"{test} cannot tell {near[0]} from {it}"
+    return f"{test} cannot tell {join_words(near)} from {it}" if near else f"{test} tells all others from {it}"
 
 
 def _setting(value: object) -> str:

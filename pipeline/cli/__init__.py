@@ -13,11 +13,15 @@ from pipeline.cli import (
     tables,
     trials,
 )  # each registers its commands with the app
-from pipeline.cli.app import app
+from pipeline.cli.app import app, lay_out_help
+from pipeline.cli.mlflow import mlflow_app
 from pipeline.stage import stage
 from pipeline.study.project import enter_root
 
 __all__ = ["app", "environment", "main", "mlflow", "models_registry", "published", "run", "search", "seeds", "tables", "trials"]
+
+lay_out_help(app)
+lay_out_help(mlflow_app)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.errors import PipelineError, UnknownNameError
+from pipeline.errors import PipelineError, UnknownNameError, counted
 
 if TYPE_CHECKING:
     from pipeline.orchestration.planning import Plan
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Ablation and benchmark studies in image classification: declare a study, run it, get tables you can defend.",
-    epilog="Examples:  ablate plan · ablate run --study cifar10_small · ablate table backbones · ablate why 3f9c0a12",
+    epilog="Examples:\nablate plan\nablate run --study cifar10_small\nablate table backbones\nablate why 3f9c0a12",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -29,6 +30,14 @@ StudyOption = Annotated[str | None, typer.Option("--study", "-s", help="Study to
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 STARTED_IN = Path.cwd()
+
+
+def lay_out_help(commands: typer.Typer) -> None:
+    """Let paragraphs of help texts flow, and give each example a line: typer keeps the line breaks of docstrings, and breaks examples."""
+    for command in commands.registered_commands:
+        paragraphs = inspect.cleandoc(command.callback.__doc__ or "").split("\n\n") if command.callback else []
+        command.help = "\n\n".join(paragraph.replace("\n", " ") for paragraph in paragraphs)
+        command.epilog = (command.epilog or "").replace(":  ", ":\n").replace(" · ", "\n")
 
 
 def load(study: str | None) -> tuple[StudyFile, Params]:
@@ -41,13 +50,23 @@ def load(study: str | None) -> tuple[StudyFile, Params]:
     return load_study(study or params.study), params
 
 
-def planned(study: str | None) -> tuple[Plan, dict[str, Record], Params]:
-    from pipeline.orchestration.planning import make_plan
+def planned(study: str | None, *, check: bool = True) -> tuple[Plan, dict[str, Record], Params]:
+    """Plan, stored records and params; with `check` a plan without any known trial is refused, and said is which trials are blocked."""
+    from pipeline.orchestration.planning import check_identified, make_plan
     from pipeline.store.trial_store import TrialStore
     from pipeline.study.project import absolute_url
 
     file, params = load(study)
-    return make_plan(file, params), TrialStore(absolute_url(params.store.url)).records(), params
+    made = make_plan(file, params)
+    if check:
+        check_identified(made)
+        note_blocked(made)
+    return made, TrialStore(absolute_url(params.store.url)).records(), params
+
+
+def note_blocked(made: Plan) -> None:
+    for reason, number in made.why_blocked().items():
+        note(f"{counted(number, 'trial')} blocked: {reason}")
 
 
 def find(known: dict[str, Any], prefix: str, where: str = "the plan") -> str:

@@ -33,8 +33,11 @@ app.add_typer(mlflow_app, name="mlflow")
 def mlflow_rebuild(study: StudyOption = None) -> None:
     """Bring MLflow up to date with the store and the published tables: missing runs are made, nothing is duplicated."""
     from pipeline.orchestration.mirror.rebuild import rebuild
+    from pipeline.orchestration.mirror.uri import require_reachable, resolve_uri
 
     made, records, params = planned(study)
+    if params.tracking.uri is not None:
+        require_reachable(resolve_uri(params.tracking.uri))
     done = rebuild(made, records, params, log=note)
     say(f"{made.study}: {done.line()}")
     if done.made:

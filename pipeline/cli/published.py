@@ -99,8 +99,8 @@ def _remark(row: Published) -> str:
 def _value(row: Published) -> str:
     """'77.39 ± 0.25 % (sd)' for a fraction, '22.9' for points."""
     scale, unit = (100, " %") if row.is_fraction else (1, "")
-    spread = "" if row.spread is None else f" ± {row.spread * scale:.2f}"
-    return f"{row.value * scale:.2f}{spread}{unit}{f' ({row.spread_kind})' if spread else ''}"
+    spread = "" if row.spread is None else f" ± {row.spread * scale:.{row.decimals}f}"
+    return f"{row.value * scale:.{row.decimals}f}{spread}{unit}{f' ({row.spread_kind})' if spread else ''}"
 
 
 def _runs(n: int | None) -> str:

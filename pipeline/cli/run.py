@@ -71,7 +71,7 @@ def plan(
         say(f"skipped ({number}): {reason}")
     if params.seeds is not None:
         say(f"params.yaml overrides the study's seeds: {params.seeds} instead of {file.study.seeds} (`seeds: null` takes that back).")
-    for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
+    for reason in made.why_blocked():
         say(f"blocked: {reason}")
 
 

@@ -12,7 +12,10 @@ from pipeline.cli.app import JsonOption, StudyOption, app, note, planned, print_
 from pipeline.errors import ConfigError, UnknownNameError, counted
 
 if TYPE_CHECKING:
+    from pipeline.analysis.metrics import Metric
     from pipeline.analysis.seed_plan import Target
+
+_OVER = "over the interval of the SD"
 
 
 @app.command(epilog="Examples:  ablate seeds · ablate seeds backbones --difference 0.5 · ablate seeds --power 0.9 --json")
@@ -25,9 +28,10 @@ def seeds(
     study: StudyOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Say which differences the seeds can show, how many a smaller one needs, and what they cost.
+    """Say which differences the seeds can show, how many a smaller one needs, and what one more seed of the study costs.
 
-    From the spread of the paired differences that are stored now; with few seeds that spread is itself uncertain, and its interval is said.
+    From the spread of the paired differences that are stored now; with few seeds that spread is itself uncertain, and what both ends of
+    its interval would mean is said.
     """
     from pipeline.analysis.seed_plan import seed_targets
     from pipeline.analysis.tables import build_table
@@ -40,70 +44,139 @@ def seeds(
     specs = {spec["name"]: spec for spec in made.tables}
     if name is not None and name not in specs:
         raise UnknownNameError("table", name, specs, where=f"study {made.study}")
-    if name is not None and specs[name].get("baseline") is None:
-        with_one = [each for each, spec in specs.items() if spec.get("baseline") is not None]
+    with_baseline = [each for each, spec in specs.items() if spec.get("baseline") is not None]
+    if name is not None and name not in with_baseline:
         raise ConfigError(
             f"Table {name!r} has no baseline, so it tests no difference. Tables of study {made.study} that have one: "
-            f"{', '.join(with_one) or 'none'}."
+            f"{', '.join(with_baseline) or 'none'}."
         )
     stored = current_results(made, params).trials
-    results = [build_table(spec, stored, study=made.study) for spec in specs.values() if name in (None, spec["name"])]
-    targets = [target for result in results for target in seed_targets(result, power=power, difference=difference)]
+    results = [build_table(spec, stored, study=made.study) for each, spec in specs.items() if name in (None, each)]
+    by_table = {result.name: seed_targets(result, power=power, difference=difference) for result in results}
+    targets = [target for group in by_table.values() for target in group]
+    empty = [each for each, group in by_table.items() if each in with_baseline and not group]
+    unknown = [_unknown(each, len(specs[each]["seeds"]), study or made.study) for each in empty]
+    if not with_baseline:
+        unknown = [
+            f"No table of study {made.study} has a baseline, so none tests a difference: give one `baseline: ARM` in the study file."
+        ]
     store = TrialStore(absolute_url(params.store.url))
     hours = look_ahead(made, records, params, store, probe=False, log=note).one_more_seed_hours
     if as_json:
-        print_json({"power": power, "one_more_seed_hours": hours, "targets": [_entry(target, hours) for target in targets]})
-        return
-    if not targets:
-        say(f"No difference of study {made.study} has two seeds yet, so the spread is not known. Run it with two seeds or more first.")
+        asked = {"power": power, "difference": difference, "one_more_seed_hours": hours}
+        print_json(asked | {"targets": [_entry(target) for target in targets], "unknown": unknown})
         return
     for target in targets:
-        _print(target, hours, power, difference)
-    say(f"To have more: `seeds: N` in studies/{made.study}.yaml, or `dvc exp run -S seeds=N`; only the new trials are trained.")
+        _print(target, power, difference)
+    for line in [*unknown, *_closing(targets, made.study, hours)]:
+        say(line)
 
 
-def _entry(target: Target, hours: float | None) -> dict[str, Any]:
-    more = None if target.needed is None else max(0, target.needed - target.n)
+def _unknown(table: str, planned_seeds: int, study: str) -> str:
+    """What to do about a table without two seeds of any difference."""
+    run = f"`ablate run --study {study}`"
+    if planned_seeds < 2:
+        first = f"It is planned with one seed: set `seeds: 3` or more in the study file, then run {run}."
+    else:
+        first = f"Run {run} first; `ablate table {table} --study {study}` names what each cell lacks."
+    return f"{table}: no difference has two seeds stored yet, so the spread is not known. {first}"
+
+
+def _closing(targets: list[Target], study: str, hours: float | None) -> list[str]:
+    """What holds for all targets: the test that was planned for, and what more seeds cost."""
+    if not targets:
+        return []
+    lines = []
+    if any(target.test == "wilcoxon" for target in targets):
+        lines.append(
+            "The study tests by Wilcoxon's signed-rank test; planned is the sign-flip test, which can reject at the same numbers of seeds. "
+            "For normal differences Wilcoxon's needs about 5 % more of them."
+        )
+    cost = "of unknown cost" if hours is None else f"{hours:.2g} trial-hours"
+    lines.append(f"One more seed for the whole study, all its tables together: {cost}.")
+    more = max(_more(target) or 0 for target in targets)
+    if more > 1 and hours is not None:
+        lines[-1] += f" {more} more, the most that is named above: {more * hours:.2g}."
+    how = (
+        f"To have more: `seeds: N` in studies/{study}.yaml, or `dvc exp run -S study={study} -S seeds=N`; only the new trials are trained."
+    )
+    return [*lines, how]
+
+
+def _more(target: Target) -> int | None:
+    return None if target.needed is None else max(0, target.needed - target.n)
+
+
+def _entry(target: Target) -> dict[str, Any]:
+    from pipeline.analysis.seed_plan import planned_test
+
+    spread = target.spread
     return {
         "table": target.table,
         "column": target.column,
         "metric": target.metric.column,
         "difference_of": target.words,
+        "test": target.test,
+        "planned_test": planned_test(target.test),
         "n": target.n,
-        "sd": target.sd,
-        "sd_interval": list(target.sd_interval),
+        "sd": None if spread is None else spread.sd,
+        "sd_interval": None if spread is None else list(spread.interval),
         "comparisons": target.comparisons,
         "smallest_difference": {str(seeds): value for seeds, value in target.smallest.items()},
+        "smallest_difference_interval": {str(seeds): target.smallest_interval(seeds) for seeds in target.smallest},
         "seeds_needed": target.needed,
-        "more_hours": None if more is None or hours is None else more * hours,
+        "seeds_needed_interval": list(target.needed_interval),
+        "more_seeds": _more(target),
     }
 
 
-def _print(target: Target, hours: float | None, power: float, difference: float | None) -> None:
-    metric, unit = target.metric, target.metric.difference_unit
-    low, high = (metric.number(value) for value in target.sd_interval)
+def _print(target: Target, power: float, difference: float | None) -> None:
+    metric, unit, spread = target.metric, target.metric.difference_unit, target.spread
     say(f"{target.table}: {metric.quantity}, {target.words}")
+    if spread is None:
+        say(
+            f"  The paired differences are equal from seed to seed ({target.n} seeds), which proves nothing: the spread is not known yet, "
+            "and with it neither a smallest difference nor a number of seeds. Run the study with more seeds first.\n"
+        )
+        return
+    low, high = (metric.number(value) for value in spread.interval)
     say(
-        f"  SD of the paired differences {metric.number(target.sd)} {unit} (95 % interval {low} to {high}, "
-        f"{counted(target.degrees, 'degree')} of freedom)"
+        f"  SD of the paired differences {metric.number(spread.sd)} {unit}".rstrip()
+        + f" (95 % interval {low} to {high}, {counted(spread.degrees, 'degree')} of freedom)"
         + (f"; Holm's correction over {target.comparisons} differences" if target.comparisons > 1 else "")
     )
-    rows = Table("seeds", f"smallest difference (power {power:g})", "more hours", box=None, pad_edge=True)
+    rows = Table("seeds", f"smallest difference (power {power:g})", _OVER, box=None, pad_edge=True)
     for seeds_, smallest in target.smallest.items():
-        shown = "none: too few seeds for the test" if smallest is None else f"{metric.number(smallest)} {unit}".strip()
-        extra = "now" if seeds_ == target.n else _hours(hours, seeds_ - target.n)
-        rows.add_row(str(seeds_), shown, extra)
+        shown = "none: too few seeds for the test" if smallest is None else f"{_size(metric, smallest)} {unit}".strip()
+        ends = target.smallest_interval(seeds_)
+        rows.add_row(
+            f"{seeds_} (now)" if seeds_ == target.n else str(seeds_),
+            shown,
+            "" if ends is None else " to ".join(_size(metric, end) for end in ends),
+        )
     Console().print(rows)
     if difference is not None:
-        wanted = f"{difference:g} {unit}".strip()
-        if target.needed is None:
-            say(f"  {wanted}: more than 1000 seeds")
-        elif target.needed <= target.n:
-            say(f"  {wanted}: {target.needed} seeds are enough, there are {target.n}")
-        else:
-            say(f"  {wanted}: {target.needed} seeds, {target.needed - target.n} more: {_hours(hours, target.needed - target.n)}")
+        say(f"  {difference:g} {unit}".rstrip() + f": {_answer(target)}")
     say("")
 
 
-def _hours(one_more: float | None, seeds_: int) -> str:
-    return "cost unknown" if one_more is None else f"{one_more * seeds_:.2g} trial-hours"
+def _answer(target: Target) -> str:
+    """'29 seeds (12 to 140 over the interval of the SD), 26 more'."""
+    low, high = (_number(end) for end in target.needed_interval)
+    between = f"{low} at both ends of the interval of the SD, too" if low == high else f"{low} to {high} {_OVER}"
+    more = _more(target)
+    if more is None:
+        return f"{_number(None)} seeds ({between})"
+    rest = f"{more} more" if more else f"there are {target.n}"
+    return f"{target.needed} seeds ({between}), {rest}"
+
+
+def _number(seeds_: int | None) -> str:
+    from pipeline.analysis.statistics.planner import MOST_SEEDS
+
+    return f"more than {MOST_SEEDS:,}" if seeds_ is None else str(seeds_)
+
+
+def _size(metric: Metric, value: float) -> str:
+    """A difference as printed; of shares none is above 100 percentage points."""
+    return "more than 100" if metric.unit == "%" and value * metric.scale > 100 else metric.number(value)

@@ -50,8 +50,8 @@ def verify(
     """Compute every published number anew from the store; exit status 1, and the name of each place, where something has drifted.
 
     Compared are the segments of the store with their digests, its records with those that the study was run with, the tables in all
-    formats, results/, curves/, metrics.json, the report and its pages of trials, and the runs in MLflow. Figures are compared with
-    --figures only, as they have to be drawn for that.
+    formats, results/, curves/, metrics.json, the report and its pages of trials, and what the runs in MLflow say. Figures are compared
+    with --figures only, as they have to be drawn for that.
     """
     from pipeline.orchestration.verify import verify as verify_published
     from pipeline.study.params import load_params
@@ -64,7 +64,7 @@ def verify(
     else:
         for line in [*drift, *verdict.notices]:
             say(line)
-        say(f"{counted(verdict.cells, 'cell')} checked against the store, {len(drift)} differ.")
+        say(f"{counted(verdict.cells, 'cell')} checked against the store, {counted(len(drift), 'difference')}.")
         say("Looked at: " + ", ".join(f"{number} {word}" for word, number in verdict.checked.items()) + ".")
     if drift:
         raise typer.Exit(1)

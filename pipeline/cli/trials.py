@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pipeline.cli.app import JsonOption, StudyOption, app, find, note, planned, print_json, say
+from pipeline.cli.app import JsonOption, StudyOption, app, find, note, note_blocked, planned, print_json, say
 from pipeline.errors import TrialError, counted
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
     from pipeline.orchestration.events import rerun_command, traceback_of
     from pipeline.orchestration.standing import held_claims, running_of, runs_of
 
-    made, records, params = planned(study)
+    made, records, params = planned(study, check=False)
     claims = held_claims(params)
     rows = [_trial_entry(made, trial_id, records) for trial_id in made.trials]
     running = running_of(made, records, claims)
@@ -53,7 +53,7 @@ def status(study: StudyOption = None, as_json: JsonOption = False) -> None:
             say(f"  failed {row['name']}: {row['reason']}")
             traceback = traceback_of(row["trial_id"])
             say("         " + (f"traceback: {traceback}; " if traceback.exists() else "") + rerun_command(made.study, row["trial_id"]))
-    for reason in dict.fromkeys(reason for reasons in made.blocked.values() for reason in reasons):
+    for reason in made.why_blocked():
         say(f"  blocked: {reason}")
 
 
@@ -80,15 +80,20 @@ def why(
 
     A stored trial that the plan does not ask for is explained from its record.
     """
+    from pipeline.orchestration.planning import check_identified
     from pipeline.orchestration.why import explain, explain_stored
 
-    made, records, _ = planned(study)
-    found = find({**made.trials, **records}, trial_id, where="the plan or the store")
+    made, records, _ = planned(study, check=False)
+    known = {**made.trials, **records}
+    if not any(stored.startswith(trial_id) for stored in known):
+        check_identified(made)
+    note_blocked(made)
+    found = find(known, trial_id, where="the plan or the store")
     answer = explain(made.trials[found], records) if found in made.trials else explain_stored(records[found])
     if as_json:
         print_json(answer)
         return
-    for line in _explanation(answer, study):
+    for line in _explanation(answer, study, is_whole=not made.blocked):
         say(line)
 
 
@@ -116,7 +121,7 @@ def adopt(
     checks: list[Check] = disproofs(found, records)
     refused, adopted = bool(checks), list[str]()
     tell = (lambda line: None) if as_json else say
-    for line in _intention(made, found, [] if refused else drawn, seed):
+    for line in _intention(found, [] if refused else drawn, seed):
         tell(line)
     if drawn and not refused and not dry_run:
         try:
@@ -142,13 +147,11 @@ def adopt(
         say(f"All {len(checks)} equal, bit for bit. Adopted {counted(len(adopted), 'trial')}; no run trains them again.")
 
 
-def _intention(made: Plan, found: Survey, drawn: list[Twin], seed: int) -> list[str]:
+def _intention(found: Survey, drawn: list[Twin], seed: int) -> list[str]:
     """What is going to happen, before it does."""
     lines = []
     if found.incomparable:
         lines.append(f"{counted(len(found.incomparable), 'trial')} left out: their twins lack the digest of the weights, or their history.")
-    if made.blocked:
-        lines.append(f"{counted(sum(map(len, made.blocked.values())), 'trial')} left out: data is missing; `ablate prepare` makes it.")
     if not found.candidates:
         return [*lines, "Nothing to adopt: no new trial of the plan differs from a complete stored one in nothing but the code."]
     changes = Counter(twin.change.line() for twin in found.candidates)
@@ -162,14 +165,15 @@ def _intention(made: Plan, found: Survey, drawn: list[Twin], seed: int) -> list[
     return lines
 
 
-def _explanation(answer: dict[str, Any], study: str | None) -> list[str]:
-    """An answer of `explain`, for people."""
+def _explanation(answer: dict[str, Any], study: str | None, *, is_whole: bool) -> list[str]:
+    """An answer of `explain`, for people; `is_whole`: no trial of the plan is blocked."""
     from pipeline.orchestration.twins import CodeChange
 
     lines = [f"{answer['name']}  [{answer['trial_id']}]", f"  state: {answer['state']}"]
     if answer["reason"]:
         lines.append(f"  reason: {answer['reason']}")
-    lines.append(f"  tables: {', '.join(answer['tables'])}" if answer["planned"] else "  tables: none, the plan does not ask for it")
+    unplanned = "none, the plan does not ask for it" if is_whole else "not known while trials of the plan are blocked"
+    lines.append(f"  tables: {', '.join(answer['tables']) if answer['planned'] else unplanned}")
     if answer["adopted_from"]:
         lines.append(f"  adopted from: {answer['adopted_from']}, after re-running {', '.join(answer['adopted_checked'])}")
     lines.append("Identity:" if answer["identity"] else "What its identity was made of is not recorded.")

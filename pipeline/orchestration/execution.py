@@ -7,9 +7,9 @@ import os
 import platform
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -78,6 +78,7 @@ class Context:
         owner: the run on whose behalf trials are claimed.
         lease_s: seconds without a sign of life after which a claim is void.
         checkpoint_s: seconds between checkpoints of a running trial; None: none.
+        origin: columns that every record gets, see `pipeline.orchestration.provenance.origin`.
     """
 
     store_url: str
@@ -89,6 +90,7 @@ class Context:
     owner: str = "nobody"
     lease_s: float = 60.0
     checkpoint_s: float | None = None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Worker:
@@ -175,7 +177,7 @@ class Worker:
                 torch.cuda.empty_cache()  # the process lives on; the next trial may share the GPU with another
         if self._troubles:
             record["checkpoint_error"] = str(self._troubles[0])
-        return dress(record, trial)
+        return dress(record, trial, self.context.origin)
 
     def _checkpoints(self, trial: PlannedTrial) -> CheckpointFiles:
         # A checkpoint that cannot be written costs time after a crash, not the trial; its record says so.
@@ -235,9 +237,10 @@ def node_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cam-ablate" / "prepared"
 
 
-def dress(record: Record, trial: PlannedTrial) -> Record:
-    """The record with what only the plan knows of the trial."""
+def dress(record: Record, trial: PlannedTrial, origin: Mapping[str, Any]) -> Record:
+    """The record with what only the plan knows of the trial, and where the run comes from."""
     record |= {
+        **origin,
         "name": trial.name,
         "spec": json.dumps(trial.spec.to_dict(), sort_keys=True),
         "code": json.dumps(code_of(trial.spec.config), sort_keys=True),

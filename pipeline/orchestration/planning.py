@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import data, losses, models, regularizers
+from pipeline.analysis.published import published_columns
 from pipeline.errors import ConfigError, DataError
 from pipeline.orchestration.fitting import Fits
 from pipeline.orchestration.plugin_data import is_stale
@@ -39,7 +41,8 @@ class PlannedTrial:
         name: how people call it: its cell and seed.
         tables: tables that it serves.
         arm: name of its arm, or None.
-        factors: field -> level, for every field that varies somewhere in the study.
+        factors: field -> level in words, for every field that varies somewhere in the study; None: the trial has no such field. The words
+            are those of the first table that varies the field over this trial, else they are read off the configuration.
         reason: why it is skipped; '' for a trial to be run.
         attempt: 1, and one more for each earlier failure that is stored.
     """
@@ -48,7 +51,7 @@ class PlannedTrial:
     name: str
     tables: tuple[str, ...]
     arm: str | None
-    factors: dict[str, Any]
+    factors: dict[str, str | None]
     reason: str = ""
     attempt: int = 1
 
@@ -78,6 +81,7 @@ class Plan:
         tables: what `plan/tables.json` holds, ready for `pipeline.analysis`.
         blocked: table -> number of trials whose identity is not known yet, and why.
         datasets: resolved dataset components.
+        description: what the study file says that it is about.
     """
 
     study: str
@@ -85,10 +89,20 @@ class Plan:
     tables: list[dict[str, Any]]
     datasets: list[dict[str, Any]]
     blocked: dict[str, list[str]] = field(default_factory=dict)
+    description: str = ""
 
     def to_run(self) -> list[PlannedTrial]:
         """Trials that are not skipped."""
         return [trial for trial in self.trials.values() if not trial.reason]
+
+    def why_blocked(self) -> dict[str, int]:
+        """Each reason why trials have no identity yet -> number of these trials."""
+        return dict(Counter(reason for reasons in self.blocked.values() for reason in reasons))
+
+
+def _prepare_command(file: StudyFile, params: Params) -> str:
+    """What prepares the datasets of a study. Not `dvc repro`: what is prepared is none of its outs, so it would see nothing to do."""
+    return "ablate prepare" + (f" --study {file.study.study}" if file.study.study != params.study else "")
 
 
 def vocabulary() -> Vocabulary:
@@ -103,7 +117,8 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     are counted as blocked, and nothing else is said of them.
 
     Raises:
-        ConfigError: the study file is wrong, or a batch is larger than a prepared dataset's training split.
+        ConfigError: the study file is wrong, names published numbers that there are not, or a batch is larger than a prepared dataset's
+            training split.
         DataError: a prepared dataset is damaged.
     """
     from pipeline.orchestration.search.winners import winners_of  # it plans the search by means of this module
@@ -111,6 +126,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     tuned = any(table.tuned for table in file.study.tables.values())
     winners = winners_of(file, params) if tuned else None
     designs = expand(file, vocabulary(), winners)
+    check_references(file, designs)
     seeds = file.study.seed_indices(params.seeds)
     datasets = expand_datasets(file, data.registry)
     prepared = Path(params.data.prepared)
@@ -119,6 +135,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
     arms = _arms_by_config(designs)
     fits = Fits(prepared)
     trials: dict[str, PlannedTrial] = {}
+    declared: dict[str, dict[str, str]] = {}
     tables, blocked, unidentified = [], {}, set()
     for design in designs:
         cells = []
@@ -129,7 +146,7 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
         for cell in design.cells:
             manifest = manifests[canonical_json(cell.config["dataset"])]
             if manifest is None:
-                reason = f"dataset {cell.config['dataset']['name']!r} is not prepared; `ablate prepare`, `ablate run` and `dvc repro` do it"
+                reason = f"dataset {cell.config['dataset']['name']!r} is not prepared in {prepared}; run `{_prepare_command(file, params)}`"
                 if (config := canonical_json(cell.config)) not in unidentified:  # the same cell in two tables is the same trials
                     blocked.setdefault(design.name, []).extend([reason] * len(seeds))
                     unidentified.add(config)
@@ -138,21 +155,35 @@ def make_plan(file: StudyFile, params: Params) -> Plan:
             key = code_key_of(cell.config)
             reason = why_skipped(cell.config, manifest, key, fits)
             arm = cell.arm or arms.get(canonical_json(cell.config))
-            factors = _factors(cell.config, varied, arm)
+            factors, levels = _factors(cell.config, varied, arm), _declared(cell)
             entries = []
             for spec in make_specs(cell.config, seeds, manifest["digest"], key, plugins=file.study.plugins):
                 known = trials.get(spec.trial_id)
+                levels_of = declared[spec.trial_id] = levels | declared.get(spec.trial_id, {})
                 if known is None:
-                    trial = PlannedTrial(spec, _name(cell, spec.seed), (design.name,), arm, factors, reason)
+                    trial = PlannedTrial(spec, _name(cell, spec.seed), (design.name,), arm, factors | levels_of, reason)
                 else:
                     tables_of = known.tables if design.name in known.tables else (*known.tables, design.name)
-                    trial = PlannedTrial(known.spec, known.name, tables_of, known.arm, known.factors, known.reason)
+                    trial = replace(known, tables=tables_of, factors=known.factors | levels_of)
                 trials[spec.trial_id] = trial
                 entries.append({"seed": spec.seed, "trial_id": spec.trial_id, "state": trial.state, "reason": reason})
             cells += [_cell_entry(cell, metric, spec.cell_id, entries) for metric in cell.metrics]
         tables.append(_table_entry(design, cells, seeds))
     fits.save()
-    return Plan(file.study.study, trials, tables, datasets, blocked)
+    return Plan(file.study.study, trials, tables, datasets, blocked, file.study.description)
+
+
+def check_references(file: StudyFile, designs: Iterable[TableDesign]) -> None:
+    """Look up the published numbers that tables are to show, so that a wrong name is said before anything is trained.
+
+    Raises:
+        ConfigError: with the place in the study file.
+    """
+    for design in designs:
+        metrics = dict.fromkeys(metric for cell in design.cells for metric in cell.metrics)
+        parts = dict(zip(design.rows, design.row_parts, strict=True))
+        base = ("tables", design.name, "reference")
+        published_columns(design.reference, design.row_fields, parts, list(metrics), lambda path, base=base: file.locate((*base, *path)))
 
 
 def count(plan: Plan, records: Mapping[str, Record]) -> dict[str, Any]:
@@ -191,6 +222,17 @@ def missing(plan: Plan, records: Mapping[str, Record], *, again: bool = False) -
     return [trial for trial in plan.to_run() if not is_done(records.get(trial.spec.trial_id))]
 
 
+def check_identified(plan: Plan) -> None:
+    """Refuse a plan of whose trials none has an identity yet: nothing can be asked of it.
+
+    Raises:
+        ConfigError: says what to do.
+    """
+    if plan.blocked and not plan.trials:
+        reasons = "; ".join(plan.why_blocked())
+        raise ConfigError(f"Study {plan.study}: which trials it is made of is not known yet, as {reasons}.")
+
+
 def check_code(trials: Iterable[PlannedTrial]) -> None:
     """Refuse to run a plan that was made with other code.
 
@@ -210,7 +252,12 @@ def code_of(config: dict[str, Any]) -> dict[str, str]:
 
 
 def write_plan(plan: Plan, folder: Path) -> None:
-    """Write `trials.parquet` (a row a trial) and `tables.json` (what the tables are made of)."""
+    """Write `trials.parquet` (a row a trial) and `tables.json` (what the tables are made of).
+
+    Raises:
+        ConfigError: no trial has an identity yet.
+    """
+    check_identified(plan)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -227,7 +274,7 @@ def write_plan(plan: Plan, folder: Path) -> None:
         for trial in plan.trials.values()
     ]
     pq.write_table(pa.Table.from_pylist(rows), folder / "trials.parquet")
-    content = {"study": plan.study, "datasets": plan.datasets, "tables": plan.tables}
+    content = {"study": plan.study, "description": plan.description, "datasets": plan.datasets, "tables": plan.tables}
     (folder / "tables.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -244,7 +291,7 @@ def read_plan(folder: Path) -> Plan:
         raise ConfigError(f"No readable plan in {folder}/: {error}. Run `dvc repro plan`.") from error
     trials = {row["trial_id"]: PlannedTrial.from_json(row["planned"]) for row in rows}
     import_plugins(list(dict.fromkeys(name for trial in trials.values() for name in trial.spec.plugins)), plugin_folders())
-    return Plan(content["study"], trials, content["tables"], content["datasets"])
+    return Plan(content["study"], trials, content["tables"], content["datasets"], description=content.get("description", ""))
 
 
 def open_data(spec: TrialSpec, prepared: Path) -> data.ImageData:
@@ -318,8 +365,8 @@ def _arms_by_config(designs: Iterable[TableDesign]) -> dict[str, str]:
     return arms
 
 
-def _factors(config: dict[str, Any], varied: Iterable[str], arm: str | None) -> dict[str, Any]:
-    factors: dict[str, Any] = {
+def _factors(config: dict[str, Any], varied: Iterable[str], arm: str | None) -> dict[str, str | None]:
+    factors: dict[str, str | None] = {
         "dataset": config["dataset"]["name"],
         "backbone": config["backbone"]["name"],
         "loss": loss_label(config),
@@ -328,8 +375,15 @@ def _factors(config: dict[str, Any], varied: Iterable[str], arm: str | None) -> 
     }
     for name in varied:
         if name not in factors:
-            factors[name] = _lookup(config, name)
+            value = _lookup(config, name)
+            factors[name] = f"{value:g}" if isinstance(value, float) else None if value is None else level_label(value)
     return factors
+
+
+def _declared(cell: Cell) -> dict[str, str]:
+    """Field -> level of a cell, in the words of its table."""
+    levels = cell.row_levels | cell.column_levels
+    return {name: level_label(level) for name, level in levels.items() if name not in ("arm", "metric")}
 
 
 def _lookup(config: Any, field_name: str) -> Any:

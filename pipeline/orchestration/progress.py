@@ -18,6 +18,7 @@ from pipeline.orchestration.notes import warn as warn
 
 LINE_EVERY_S = 20.0  # without a terminal: seconds between two lines
 REFRESH_EVERY_S = 0.5  # on a terminal
+COMPARED_FROM_S = 30.0  # a shorter forecast is mostly start-up, so how far off it was in percent says nothing
 
 
 class ProgressView:
@@ -135,7 +136,8 @@ class ProgressView:
         start = f", after {clock(self.first - self.began)} of starting up"
         if not self.expected_s:
             return f"forecast unknown, took {clock(took)}{start}"
-        return f"forecast {clock(self.expected_s)}, took {clock(took)} ({100 * (took / self.expected_s - 1):+.0f} %){start}"
+        share = f" ({100 * (took / self.expected_s - 1):+.0f} %)" if self.expected_s >= COMPARED_FROM_S else ""
+        return f"forecast {clock(self.expected_s)}, took {clock(took)}{share}{start}"
 
     def seconds_left(self) -> float | None:
         """Until the last trial ends; None while nobody knows."""

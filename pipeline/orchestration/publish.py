@@ -32,6 +32,7 @@ def publish(params: Params, *, log: Callable[[str], None] = warn, say: Callable[
     report = write_report(
         REPORT,
         study=document["study"],
+        description=document.get("description", ""),
         results=results,
         figure_paths=captions,
         captions=captions,

@@ -349,7 +349,8 @@ class Pool:
         if self.claims.take(job.trial_id):  # the dead worker's
             self.claims.release(job.trial_id)
         reason = f"given up after {counted(job.attempts, 'attempt')}: {why}"
-        record = dress(lost_record(job.trial.spec, reason), replace(job.trial, attempt=job.trial.attempt + job.attempts - 1))
+        trial = replace(job.trial, attempt=job.trial.attempt + job.attempts - 1)
+        record = dress(lost_record(job.trial.spec, reason), trial, self.context.origin)
         self.store.append([record])
         self.listener.finished(job.trial, record)
 

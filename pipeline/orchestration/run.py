@@ -22,6 +22,7 @@ from pipeline.orchestration.outlook import learned
 from pipeline.orchestration.planning import Plan, PlannedTrial, check_code, missing
 from pipeline.orchestration.preparing import prepare_components
 from pipeline.orchestration.progress import ProgressView, warn
+from pipeline.orchestration.provenance import origin
 from pipeline.orchestration.serial import run_serial
 from pipeline.orchestration.slots import device_of, slots_of
 from pipeline.orchestration.terminable import terminable
@@ -135,6 +136,7 @@ def _execute(todo: list[PlannedTrial], params: Params, run: str, device: str, dr
         owner=run,
         lease_s=params.store.lease_s,
         checkpoint_s=params.store.checkpoint_s,
+        origin=origin(driver.study),
     )
     if params.resources.executor == "serial":
         run_serial(todo, context, driver)

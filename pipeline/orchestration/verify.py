@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
 
@@ -27,6 +27,9 @@ from pipeline.store.trial_store import TrialStore
 from pipeline.study.identity import digest
 from pipeline.study.params import Params
 from pipeline.study.project import CURVES, FIGURES, METRICS, OUTCOMES, PLAN, REPORT, RESULTS, TABLES, absolute_url
+
+if TYPE_CHECKING:
+    from pipeline.orchestration.mirror.check import PublishedRuns
 
 _NAMED = 8  # trials or cells that one message names
 
@@ -57,7 +60,7 @@ def verify(
 
     Args:
         params: where the store and MLflow are.
-        mlflow: whether the runs must be in MLflow; None: they must if it answers; False: it is not asked.
+        mlflow: whether MLflow must answer; None: the runs are compared if it does; False: it is not asked.
         figures: draw the figures anew and compare their files.
         progress: told what is being done.
 
@@ -72,7 +75,7 @@ def verify(
     progress("Reading the store")
     store, lost = _store(params, verdict)
     outcomes = _outcomes(verdict)
-    _records(store, outcomes, lost, verdict)
+    records = _records(store, outcomes, lost, verdict)
     results = collect(PLAN / "trials.parquet", store, _run_ids(outcomes))
     tables = build_tables(document, results.trials)
     verdict.cells = sum(len(table.cells) for table in tables)
@@ -92,8 +95,11 @@ def verify(
         others += _report(drawn, document, findings, results, verdict, progress)
     verdict.problems += [problem for found in findings for problem in found.problems()] + others
     if mlflow is not False:
-        _runs(params, tables, _run_ids(outcomes), wanted=bool(mlflow), verdict=verdict)
+        older = frozenset(found.result.name for found in findings if found.other_version)
+        _runs(params, tables, results, outcomes, records, only_looked_for=older, wanted=bool(mlflow), verdict=verdict)
     _plan_of_today(params, document, verdict)
+    if not figures:
+        verdict.notices.append("Figures were not compared; `ablate verify --figures` draws them anew and does.")
     return verdict
 
 
@@ -106,7 +112,7 @@ def _store(params: Params, verdict: Verdict) -> tuple[ReadableStore, frozenset[s
     verdict.checked["segments"] = sum(name.endswith(RECORDS) for name in store.files.names(FOLDER))
     if not verdict.checked["segments"]:
         raise StoreError(
-            f"The store {params.store.url} holds no trial, so no published number can be computed anew. "
+            f"There is no trial in the store at {params.store.url!r}, so no published number can be computed anew. "
             "Bring it back from a copy, or set `store.url` in params.yaml to where it is."
         )
     return ReadableStore(url, [finding.file for finding in damage]), frozenset(trial for finding in damage for trial in finding.trials)
@@ -134,8 +140,8 @@ def _run_ids(outcomes: Mapping[str, Any]) -> dict[str, str]:
     return {trial_id: entry["run_id"] for trial_id, entry in outcomes.items() if entry["run_id"]}
 
 
-def _records(store: ReadableStore, outcomes: Mapping[str, Any], lost: frozenset[str], verdict: Verdict) -> None:
-    """Compare each record with its digest of when the study was run."""
+def _records(store: ReadableStore, outcomes: Mapping[str, Any], lost: frozenset[str], verdict: Verdict) -> dict[str, Record]:
+    """Compare each record with its digest of when the study was run; returns those that are the same."""
     records = store.records()
     wrong = {
         trial_id: said
@@ -147,6 +153,7 @@ def _records(store: ReadableStore, outcomes: Mapping[str, Any], lost: frozenset[
         where = f" [{', '.join(files[trial_id])}]" if files[trial_id] else ""
         verdict.problems.append(Problem("record", f"trial {trial_id}{where}", said))
     verdict.checked["records"] = len(outcomes)
+    return {trial_id: record for trial_id, record in records.items() if trial_id in outcomes and trial_id not in wrong}
 
 
 def _record_words(record: Record | None, entry: Mapping[str, Any]) -> str:
@@ -210,43 +217,71 @@ def _report(
         findings,
         drawn,
         study=document["study"],
+        description=document.get("description", ""),
         trials=results.trials,
         history=results.history,
         planned=pq.read_table(PLAN / "trials.parquet"),
     )
 
 
-def _runs(params: Params, tables: list[TableResult], run_ids: Mapping[str, str], *, wanted: bool, verdict: Verdict) -> None:
-    """Look for the MLflow runs behind the cells."""
-    uri = params.tracking.uri
-    cells: dict[str, list[str]] = {}
-    for table in tables:
-        for cell in table.cells:
-            for run_id in cell.run_ids:
-                cells.setdefault(run_id, []).append(f"{table.name}: {cell.row} / {cell.column}")
-    if uri is None or not cells:
-        said = "tracking.uri is null in params.yaml" if uri is None else "no published cell names a run"
-        _not_asked(f"MLflow was not asked: {said}.", wanted=wanted, verdict=verdict)
-        return
-    from pipeline.orchestration.mirror.check import missing_runs
+def _runs(
+    params: Params,
+    tables: list[TableResult],
+    results: Results,
+    outcomes: Mapping[str, Any],
+    records: Mapping[str, Record],
+    *,
+    only_looked_for: frozenset[str],
+    wanted: bool,
+    verdict: Verdict,
+) -> None:
+    """Look for the MLflow runs of the study's trials and tables, and compare what they say."""
+    run_ids = _run_ids(outcomes)
+    cause = "tracking.uri is null in params.yaml" if params.tracking.uri is None else "the study was run without tracking"
+    if params.tracking.uri is not None and run_ids:
+        from pipeline.orchestration.mirror.check import run_problems
 
-    try:
-        missing = missing_runs(uri, cells)
-    except PipelineError as error:
-        _not_asked(f"MLflow was not asked: {error}", wanted=wanted, verdict=verdict)
-        return
-    trials = {run_id: trial_id for trial_id, run_id in run_ids.items()}
-    verdict.checked["runs"] = len(cells)
-    for run_id, said in missing.items():
-        behind = f"It is behind {_named(cells[run_id])}. `ablate mlflow rebuild`, then `dvc repro -f run`, brings it back"
-        verdict.problems.append(Problem("mlflow", f"run {run_id} (trial {trials.get(run_id, '?')})", f"{said} in MLflow. {behind}"))
-
-
-def _not_asked(line: str, *, wanted: bool, verdict: Verdict) -> None:
+        try:
+            published = _published_runs(params, tables, results, outcomes, records, only_looked_for)
+            verdict.problems += run_problems(params.tracking.uri, published)
+        except PipelineError as error:
+            cause = str(error).rstrip(".")
+        else:
+            verdict.checked["runs"] = len(run_ids) + len(published.tables)
+            if lacking := len(outcomes) - len(run_ids):
+                verdict.notices.append(f"{counted(lacking, 'trial')} had no run in MLflow when the study was run; none was looked for.")
+            return
     if wanted:
-        verdict.problems.append(Problem("mlflow", "MLflow", line))
+        verdict.problems.append(Problem("mlflow", "runs", f"not compared, as {cause}."))
     else:
-        verdict.notices.append(line)
+        verdict.notices.append(f"Runs were not compared, as {cause}.")
+
+
+def _published_runs(
+    params: Params,
+    tables: list[TableResult],
+    results: Results,
+    outcomes: Mapping[str, Any],
+    records: Mapping[str, Record],
+    only_looked_for: frozenset[str],
+) -> PublishedRuns:
+    """What MLflow should have; a run is compared where its trial's record is the one of when the study was run."""
+    from pipeline.orchestration.driver import view_of
+    from pipeline.orchestration.mirror.check import PublishedRuns
+    from pipeline.orchestration.mirror.content import last_epochs, trial_content
+    from pipeline.orchestration.planning import read_plan
+
+    plan, run_ids, last = read_plan(PLAN), _run_ids(outcomes), last_epochs(results.history)
+    prepared = Path(params.data.prepared)
+    trials = {
+        trial_id: trial_content(view_of(plan.trials[trial_id], plan.study, prepared), records[trial_id], last.get(trial_id))
+        for trial_id in run_ids
+        if trial_id in plan.trials and trial_id in records
+    }
+    trials_of = {table["name"]: {entry["trial_id"] for cell in table["cells"] for entry in cell["trials"]} for table in plan.tables}
+    unsure = {name for name, ids in trials_of.items() if not ids.isdisjoint(outcomes.keys() - records.keys())}
+    # The report stage writes the runs of tables: without a report it has not run.
+    return PublishedRuns(plan.study, run_ids, trials, tables if REPORT.is_dir() else (), only_looked_for | unsure)
 
 
 def _plan_of_today(params: Params, document: Mapping[str, Any], verdict: Verdict) -> None:

@@ -17,7 +17,8 @@ BUG = "error"  # a method's code raised: the same code would again, unless its s
 class Record(dict[str, Any]):
     """The finished row of one trial: a flat dictionary, with `history` holding one row an epoch and `panel` what pictures are drawn from.
 
-    Keys carry their origin: `metric_*` (fractions in [0, 1], losses in nats), `seed_*`, `time_*_s`, `mem_peak_bytes`, `env_*`;
+    Keys carry their origin: `metric_*` (fractions in [0, 1], losses in nats), `seed_*`, `time_*_s`, `mem_peak_bytes`, `env_*` (machine,
+    versions, and the study and the git commit of the run that trained it: recorded, never part of the identity);
     `state` is complete, pruned or failed; `failure` is '', 'diverged' (final), 'error' (a bug: run again when asked to), or
     'out_of_memory', 'device' or 'lost' (tried again by the next run); `reason` is one line for people.
 
@@ -60,6 +61,13 @@ class Record(dict[str, Any]):
             raise ValueError(f"a row of the history of trial {self['trial_id']} has no epoch")
         if foreign := [key for key in self.panel if not key.startswith(PANEL)]:
             raise ValueError(f"columns of the panel of trial {self['trial_id']} begin with {PANEL}, not so {', '.join(foreign)}")
+
+
+def checkout_words(commit: str, dirty: bool | None) -> str:
+    """'961d919..., as committed': `env_git_commit` and `env_git_dirty` of a record, for people."""
+    if dirty is None:
+        return f"{commit}; whether files were changed is not known"
+    return f"{commit}, {'with changes that were not committed' if dirty else 'as committed'}"
 
 
 def panel_types() -> dict[str, pa.DataType]:

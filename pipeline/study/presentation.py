@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from pipeline.study.strict import Strict
 
@@ -39,11 +39,23 @@ class Style(Strict):
     )
 
 
+def _row_fields(value: Any) -> Any:
+    names = value if isinstance(value, list) else [value]
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"by is a field of the rows, e.g. backbone, or a list of such fields, got {value!r}")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"{twice[0]!r} stands twice in [{', '.join(names)}]. Keep one")
+    return value
+
+
 class ReferenceSpec(Strict):
     """A column of published numbers beside a table's own."""
 
     where: dict[str, str] = Field(description="Field of the published numbers -> its value, e.g. table: ISDA_T2, dataset: CIFAR-100.")
-    by: str | list[str] = Field(description="Field of the rows that tells the published numbers apart, e.g. backbone, or several.")
+    by: Annotated[str | list[str], BeforeValidator(_row_fields)] = Field(
+        description="Field of the rows that tells the published numbers apart, e.g. backbone, or several."
+    )
     names: dict[str, str] = Field(default_factory=dict, description="Level of that field -> what the source calls it.")
 
 

@@ -35,6 +35,8 @@ def read_markdown(text: str) -> Printed:
         elif token.type == "inline" and rows:
             for line in re.split(r"\n", token.content):
                 children = MarkdownIt("commonmark").parseInline(line.strip())[0].children or []
+                if children[0].type == "link_open":  # to the JSON file
+                    continue
                 note, _, mark = _inline(children)
                 notes[mark] = note
     return *_with_groups([text for text, _, _ in rows[0]], rows[1:], labels=alignments.count("text-align:left")), notes
@@ -117,7 +119,7 @@ class _TableReader(HTMLParser):
             self.rows[-1].append((self._text.strip(), self._bold, self._marks))
             if self.kinds[-1][-1][0] == "rowgroup":
                 self._heading = self._text.strip()
-        elif tag == "li":
+        elif tag == "li" and self._marks:
             self.notes[self._marks] = self._text.strip()
 
 

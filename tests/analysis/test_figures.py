@@ -141,33 +141,63 @@ def test_nothing_is_drawn_when_nothing_is_complete(make_spec, make_trials, make_
     document, history = {"study": "s", "tables": [spec]}, make_history(trials)
     result = build_table(spec, trials)
     assert is_sweep(spec)
-    assert sweep(spec, result, trials) is None
+    assert sweep(spec, result) is None
     assert write_figures(document, [result], trials=trials, history=history, folder=tmp_path) == []
     assert write_curves(document, trials=trials, history=history, folder=tmp_path) == []
 
 
-def test_sweep_draws_mean_spread_and_flat_map(sweep_table):
-    """A panel a metric with the levels as ticks, symlog as 0 is one of them, and the flat map's energy as a dotted line."""
+def test_sweep_draws_mean_spread_and_references(sweep_table):
+    """A panel a metric with the levels as ticks, symlog as 0 is one of them, and a dotted line for each map that sees no image."""
     spec, trials = sweep_table
-    accuracy, energy = sweep(spec, build_table(spec, trials), trials)[0].axes
+    trials = trials.append_column("metric_test_centre_energy_last", pa.array([0.3] * 8))
+    figure, _ = sweep(spec, build_table(spec, trials))
+    accuracy, energy = figure.axes
+    assert energy.get_xlabel() == "loss.cam.weight (symmetric log)"
     assert accuracy.get_xscale() == "symlog"
     assert [tick.get_text() for tick in accuracy.get_xticklabels()] == ["0", "0.3", "1", "3"]
     assert list(accuracy.lines[0].get_ydata()) == pytest.approx([93.4, 93.75, 94.1, 94.45])
     assert energy.get_ylabel().startswith("share of the CAAM's energy")
     dotted = [line for line in energy.lines if line.get_linestyle() == ":"]
-    assert dotted[0].get_ydata()[0] == pytest.approx(21.41)
+    assert [line.get_ydata()[0] for line in dotted] == pytest.approx([21.41, 30.0])
+    assert [text.get_text() for text in energy.texts] == ["flat map 21.41 %", "centre 30.00 %"]
+    assert "Dotted: a map that does not look at the image." in _note(figure)
     assert not [line for line in accuracy.lines if line.get_linestyle() == ":"]
+    assert not accuracy.texts
+
+
+@pytest.mark.parametrize(("flat", "arrow"), [(0.001, "↓"), (0.9, "↑")])
+def test_a_reference_far_away_leaves_the_panel_to_the_data(sweep_table, flat, arrow):
+    """A reference that would squeeze the data is written at the edge that it lies beyond."""
+    spec, trials = sweep_table
+    column = "metric_test_flat_energy_last"
+    for cell in spec["cells"]:  # energies within 0.4 points of each other
+        cell["metric"] = "metric_test_caam_energy_last"
+    position = trials.column_names.index("metric_test_caam_energy_last")
+    trials = trials.set_column(position, "metric_test_caam_energy_last", pa.array([0.4 + 0.0005 * i for i in range(8)]))
+    trials = trials.drop_columns([column]).append_column(column, pa.array([flat] * 8))
+    ax = sweep(spec, build_table(spec, trials))[0].axes[0]
+    assert not [line for line in ax.lines if line.get_linestyle() == ":"]
+    assert [text.get_text() for text in ax.texts] == [f"{arrow} flat map {100 * flat:.2f} %"]
+    low, high = ax.get_ylim()
+    assert high - low < 1
 
 
 @pytest.mark.parametrize(
-    ("levels", "scale"), [([1, 2, 3], "linear"), ([0.01, 0.1, 1], "log"), ([0, 1, 2], "symlog"), ([-1, 1, 2], "linear")]
+    ("levels", "scale", "said"),
+    [
+        ([1, 2, 3], "linear", ""),
+        ([0.01, 0.1, 1], "log", " (log)"),
+        ([0, 1, 2], "symlog", " (symmetric log)"),
+        ([-1, 1, 2], "linear", ""),
+    ],
 )
-def test_sweep_chooses_its_axis(make_spec, make_trials, levels, scale):
-    """Linear for near levels, log for a wide positive range, symlog with a zero."""
+def test_sweep_chooses_its_axis_and_says_so(make_spec, make_trials, levels, scale, said):
+    """Linear for near levels, log for a wide positive range, symlog with a zero; the label tells what is not linear."""
     rows = [str(level) for level in levels]
     spec = make_spec(rows, ["m"], [0], metrics={"m": "metric_test_acc_top1_last"}, levels=dict(zip(rows, levels, strict=True)))
     result = build_table(spec, make_trials(spec, {(row, "m"): [0.5] for row in rows}))
-    assert sweep(spec, result)[0].axes[0].get_xscale() == scale
+    ax = sweep(spec, result)[0].axes[0]
+    assert (ax.get_xscale(), ax.get_xlabel()) == (scale, f"backbone{said}")
 
 
 @pytest.fixture
@@ -185,7 +215,7 @@ def sensitivity(make_spec, make_trials):
 def test_sweep_of_arms_draws_a_line_an_arm(sensitivity):
     """Numeric rows with arms as columns: one panel, a line an arm in the order of the levels, a band of ± SD, and what is missing said."""
     spec, trials, values = sensitivity
-    figure, caption = sweep(spec, build_table(spec, trials), trials)
+    figure, caption = sweep(spec, build_table(spec, trials))
     (ax,) = figure.axes
     assert ax.get_xscale() == "log"
     expected = {"ce": ["0.01", "0.1", "2", "10"], "cam": ["0.01", "2", "10"], "focal": ["0.01", "0.1", "10"]}
@@ -212,7 +242,7 @@ def test_sweep_of_arms_has_a_panel_a_metric(make_spec, make_trials):
     energy = "metric_test_caam_energy_last"
     spec["cells"] += [{**cell, "metric": energy} for cell in spec["cells"]]
     trials = make_trials(spec, {(cell["row"], cell["column"]): [0.5] for cell in spec["cells"]})
-    figure, _ = sweep(spec, build_table(spec, trials), trials)
+    figure, _ = sweep(spec, build_table(spec, trials))
     assert [len(ax.lines) for ax in figure.axes] == [2, 2]
     assert [ax.get_ylabel().split()[0] for ax in figure.axes] == ["test", "share"]
     assert not any(ax.collections for ax in figure.axes)

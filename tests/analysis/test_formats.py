@@ -13,11 +13,13 @@ import subprocess
 import unicodedata
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from markdown_it import MarkdownIt
 
 from pipeline.analysis.render.blocks import in_blocks
 from pipeline.analysis.render.csv_table import render_csv
@@ -27,6 +29,7 @@ from pipeline.analysis.render.latex_table import render_latex
 from pipeline.analysis.render.markdown_table import render_markdown
 from pipeline.analysis.render.text_table import render_text
 from pipeline.analysis.render.write import write_tables
+from pipeline.analysis.report.page import write_report
 from pipeline.analysis.tables import build_table
 from pipeline.analysis.wording import caption
 from pipeline.errors import ConfigError
@@ -172,8 +175,10 @@ def expected_rows(document, style):
         for published in document["published"]:
             if published["metric"] == metric:
                 for row, entry in published["entries"].items():
-                    spread = f" ± {number(entry['spread'], metric, style)}" if entry and entry["spread"] is not None else ""
-                    rows[row].append((number(entry["value"], metric, style) + spread if entry else "--", False))
+                    as_published = {"decimals": entry["decimals"]} if entry else {}
+                    shown = entry and entry["spread"] is not None and style.get("spread") != "none"
+                    spread = f" ± {number(entry['spread'], metric, as_published)}" if shown else ""
+                    rows[row].append((number(entry["value"], metric, as_published) + spread if entry else "--", False))
                 average.append(("", False))
                 rank.append(("", False))
     if averages and style.get("averages", True):
@@ -197,6 +202,31 @@ def test_display_formats_agree_with_json(readers, name, style):
     for each, (_, others, other_notes) in read.items():
         assert [[cell[2] for cell in cells] for _, cells in others] == [[cell[2] for cell in cells] for _, cells in rows], each
         assert other_notes == notes, each
+
+
+def test_csv_has_a_column_for_each_field_and_says_what_its_intervals_and_tests_are():
+    """Fields that rows and columns hold together stand apart too; plans that do not tell them apart have no such column."""
+    judged = {"test": "t", "alpha": 0.01, "confidence": 0.9}
+    arms = [("sgd", "ce"), ("sgd", "cam"), ("adam", "ce"), ("adam", "cam")]
+    result = design(**TWO_FIELDS, columns=arms, column_fields=("optimizer", "arm"), metrics=(ACCURACY, NLL), statistics=judged)
+    lines = list(csv.DictReader(io.StringIO(render_csv(result))))
+    assert len(lines) == 4 * 4 * 2
+    for line, ((dataset, backbone), (optimizer, arm), metric) in zip(
+        lines, itertools.product(TWO_FIELDS["rows"], arms, (ACCURACY, NLL)), strict=True
+    ):
+        assert {name: text for name, text in line.items() if name.startswith("factor_")} == {
+            "factor_dataset": dataset, "factor_backbone": backbone, "factor_optimizer": optimizer, "factor_arm": arm,
+        }  # fmt: skip
+        assert (line["row"], line["column"], line["metric"]) == (f"{dataset} · {backbone}", f"{optimizer} · {arm}", metric)
+        assert (line["test"], line["alpha"], line["confidence"]) == ("t", "0.01", "0.9")
+    whole = replace(result, row_parts=tuple((row,) for row in result.rows))
+    assert [name for name in render_csv(whole).splitlines()[0].split(",") if "factor" in name] == ["factor_optimizer", "factor_arm"]
+
+
+def test_csv_of_metrics_as_columns_calls_them_no_factor(sweep_table):
+    """A metric is in the column `metric` already."""
+    header, *_ = render_csv(build_table(*sweep_table)).splitlines()
+    assert [name for name in header.split(",") if "factor" in name] == ["factor_loss.cam.weight"]
 
 
 def test_csv_agrees_with_json_to_the_last_bit(arms):
@@ -321,6 +351,8 @@ def test_one_metric_on_two_splits_or_under_two_protocols_has_two_headings(reader
         for name, render in (RENDERERS | {"text": render_text}).items():
             link = ", " if name == "markdown" else " / "
             assert (READERS | readers)[name](render(result))[0][1:] == [f"{heading}{link}ce" for heading in headings], name
+        first, second = caption(result).partition(". ")[0].split("; ")
+        assert (first.lower().startswith(headings[0]), second.lower().startswith(headings[1])) == (True, True)
 
 
 def test_bold_groups_and_single_best_differ(readers):
@@ -446,6 +478,95 @@ def test_latex_names_its_packages_and_the_trials_of_every_cell():
     assert "resizebox" not in source
 
 
+def test_latex_says_of_what_differences_averages_and_ranks_are_computed():
+    """A comment each, once: the two cells of a difference, the rows and columns of a closing line."""
+    comments = [line for line in render_latex(DESIGNS["several metrics"](style=FULL_STYLE)).splitlines() if line.startswith("% ")]
+    for row, metric in itertools.product(("resnet8", "wrn_10_1", "densenet_bc_10_12"), (ACCURACY, NLL, TIME)):
+        assert comments.count(f"% Δ and p of {row} | cam | {metric}: these trials and those of {row} | ce") == 1
+    rows = "in the rows resnet8; wrn_10_1; densenet_bc_10_12"
+    assert comments[-2:] == [
+        f"% mean over rows: the trials of the column (Δ: of both columns) {rows}",
+        f"% average rank: the trials of all columns {rows}",
+    ]
+    bare = render_latex(DESIGNS["plain"](style=STYLES["bare"]))
+    assert "% Δ" not in bare
+    assert "% mean over rows" not in bare
+
+
+def test_markdown_leads_to_the_json_file_beside_it(tmp_path):
+    """The last line is a link to a file that is there and holds the trials."""
+    write_tables([DESIGNS["plain"](name="größe.v1")], tmp_path)
+    *_, last = (tmp_path / "größe.v1.md").read_text(encoding="utf-8").splitlines()
+    (link,) = (token for token in MarkdownIt("commonmark").parseInline(last)[0].children if token.type == "link_open")
+    document = json.loads((tmp_path / unquote(link.attrGet("href"))).read_text(encoding="utf-8"))
+    assert [cell["trial_ids"][0] for cell in document["cells"]] == [f"t{i}-{j}-0" for i in range(3) for j in range(2)]
+
+
+@pytest.mark.parametrize("name", ["several metrics", "arms as rows", "all at once", "two column fields"])
+def test_every_number_of_a_page_leads_to_the_trials_that_it_is_made_of(readers, tmp_path, name):
+    """Differences, p values, averages and ranks too: their links end at a list of trials, or of the cells that they are computed of."""
+    result = DESIGNS[name](style=FULL_STYLE)
+    text = render_html(result)
+    body, listed = text.split("<details>", 1)
+    cells = re.findall(r"<td>(.*?)</td>", body)
+    assert all(cell.startswith('<a href="#') for cell in cells if cell)
+    assert len(re.findall(r"</tr>", body)) > len(result.rows)
+    places = dict(re.findall(r'<div id="(cell-[^"]+)">(.*?)</div>', listed, flags=re.DOTALL))
+    closing = dict(re.findall(r'<li id="(closing-[^"]+)">(.*?)</li>', listed, flags=re.DOTALL))
+    assert set(re.findall(r'"#([^"]+)"', text)) <= {*places, *closing}
+    for cell, place in zip(result.cells, places.values(), strict=True):
+        assert all(f"trials/{trial_id}.html" in place for trial_id in cell.trial_ids)
+        baselines = [places[anchor] for anchor in re.findall(r'"#([^"]+)"', place)]
+        assert len(baselines) == (cell.delta is not None)
+        if cell.delta is not None:
+            base = result.cell(cell.delta.baseline_row, cell.delta.baseline_column, cell.metric)
+            assert all(f"trials/{trial_id}.html" in baselines[0] for trial_id in base.trial_ids)
+    assert len(closing) == (len(result.columns) * len(result.metrics))
+    for text, (metric, column) in zip(closing.values(), itertools.product(result.metrics, result.columns), strict=True):
+        behind = [places[anchor] for anchor in re.findall(r'"#(cell-[^"]+)"', text)]
+        of_column = [cell for cell in result.cells if (cell.column, cell.metric) == (column, metric) and cell.row in result.complete_rows]
+        assert len(behind) == len(result.complete_rows)
+        assert all(f"trials/{cell.trial_ids[0]}.html" in place for cell, place in zip(of_column, behind, strict=True))
+    trials = pa.Table.from_pylist([{"trial_id": each, "state": "complete"} for each in {t for c in result.cells for t in _all_trials(c)}])
+    write_tables([result], tmp_path / "tables")
+    write_report(tmp_path / "report", study="made", results=[result], figure_paths=[], trials=trials, provenance={})
+    pages = re.findall(r'href="(\.\./[^"]+)"', (tmp_path / "tables/a_table.html").read_text(encoding="utf-8"))
+    assert pages
+    assert [page for page in pages if not (tmp_path / "tables" / page).is_file()] == []
+
+
+def _all_trials(cell):
+    return [*cell.trial_ids, *(missing.trial_id for missing in cell.missing)]
+
+
+def test_list_of_what_stands_below_a_column_names_the_lines_that_do():
+    """A closing line that the style hides is not spoken of."""
+    both, averages, ranks, none = (
+        re.findall(r'<li id="closing-a_table-1">([^,]*), of', render_html(design(BACKBONES, ARMS, style={"averages": a, "ranks": b})))
+        for a, b in itertools.product((True, False), repeat=2)
+    )
+    rank = "average rank among the columns of these rows"
+    assert (both, averages, ranks, none) == ([f"ce: mean over rows and {rank}"], ["ce: mean over rows"], [f"ce: {rank}"], [])
+
+
+@pytest.mark.parametrize(
+    ("style", "text"),
+    [
+        ({}, "mean 60.86 %, sample SD 0.66 %, n = 8"),
+        ({"spread": "se", "decimals": 3}, "mean 60.861 %, sample SD 0.662 %, standard error 0.234 %, n = 8"),
+        ({"spread": "ci"}, "mean 60.86 %, sample SD 0.66 %, half the 95 % t interval 0.55 %, n = 8"),
+        ({"spread": "none", "decimals": 0}, "mean 61 %, n = 8"),
+    ],
+)
+def test_what_a_number_is_made_of_says_what_each_figure_is(style, text):
+    """Spreads are called by their names, with the digits of the table, and left out where it shows none; ± stands in the table only."""
+    page = render_html(design(BACKBONES, ARMS, style=style))
+    assert f"<dt>resnet8 / ce: {text}</dt>" in page
+    values = re.findall(r"<dd>seed \d+: (\S+) %", page)
+    assert {len(value.partition(".")[2]) for value in values} == {2 if style.get("decimals") is None else style["decimals"]}
+    assert "±" not in page.split("<details>")[1]
+
+
 def test_html_page_is_accessible_and_needs_no_network(arms, readers):
     """The page has a caption, a scope on every header cell, and refers to nothing outside itself."""
     page = readers["page"](render_html(build_table(*arms)))
@@ -512,8 +633,69 @@ def test_caption_names_metric_protocol_seeds_baseline_and_settings(arms):
         "Test accuracy (%) at the last epoch. Mean ± sample SD over n = 3 seeds. Δ: difference to the baseline ce in percentage points, "
         "paired by seed. No difference to the baseline is significant (two-sided sign-flip test, α = 0.05). With 3 seeds no two-sided "
         "sign-flip test can go below p = 0.25. Bold: best in its row, and what the same test cannot tell from it (Holm's correction within "
-        "the row). Fixed: dataset = cluttered_digits, epochs = 8."
+        "the row). No mean over rows: 1 of 3 rows is complete. Fixed: dataset = cluttered_digits, epochs = 8."
     )
+
+
+def test_caption_ties_each_metric_of_a_cell_to_the_heading_of_its_columns(readers):
+    """What the caption calls a metric stands above its columns, with the unit."""
+    result = DESIGNS["several metrics"]()
+    words = caption(result).partition(". ")[0].split("; ")
+    assert words == ["acc_top1: test accuracy (%) at the last epoch", "nll: test negative log-likelihood (nats) at the last epoch",
+                     "Training time (s)"]  # fmt: skip
+    headers, _, _ = readers["html"](render_html(result))
+    assert [header.partition(" / ")[0].lower() for header in headers[1::3]] == ["acc_top1 (%)", "nll (nats)", words[2].lower()]
+
+
+def test_caption_names_the_baseline_where_no_difference_is_shown():
+    """Without columns of differences the sentence on significance says what is compared with what."""
+    few = DESIGNS["plain"](seeds=3, style={"deltas": False})
+    assert "No difference to the baseline ce is significant (" in caption(few)
+    assert "†: differs from the baseline ce (" in caption(DESIGNS["plain"](style={"deltas": False}))
+    assert "†: differs from the baseline (" in caption(DESIGNS["plain"]())  # behind 'Δ: difference to the baseline ce'
+
+
+@pytest.mark.parametrize(
+    ("failed", "rows", "style", "sentence"),
+    [
+        (2, 3, {}, "No mean over rows: 1 of 3 rows is complete."),
+        (3, 3, {}, "No mean over rows: none of 3 rows is complete."),
+        (2, 3, FULL_STYLE, "No mean over rows and no average rank: 1 of 3 rows is complete."),
+        (2, 3, {"averages": False}, None),
+        (1, 3, FULL_STYLE, None),
+        (0, 1, {}, None),
+        (0, 1, FULL_STYLE, "No average rank: the table has one row."),
+    ],
+)
+def test_caption_says_why_a_closing_line_is_not_there(failed, rows, style, sentence):
+    """Where fewer than two rows are complete, of the lines that the style asks for; else nothing."""
+    result = design(BACKBONES[:rows], ARMS, trouble={f"t{i}-0-0": "killed" for i in range(failed)}, style=style)
+    assert re.findall(r"No (?:mean over rows|average rank).*?\.", caption(result)) == ([sentence] if sentence else [])
+
+
+def test_caption_gives_no_reason_for_a_mean_over_datasets_that_never_is():
+    """Rows on different data are not averaged, complete or not."""
+    rows = [("birds",), ("cars",)]
+    result = design(rows, ARMS, row_fields=("dataset",), trouble={"t0-0-0": "killed"}, style=FULL_STYLE)
+    assert re.findall(r"No (?:mean|average).*?\.", caption(result)) == ["No average rank: 1 of 2 rows is complete."]
+
+
+def test_caption_explains_a_number_that_is_not_bold_and_has_no_dagger(make_spec, make_trials):
+    """Told from the best by the correction within the row, not after that over the table: said where it happens, and only there."""
+    words = "Fewer comparisons share that correction than the table's, so a number may fall behind the best of its row without a †."
+    rows = [f"r{i}" for i in range(8)]  # 8 x 2 / 2^8 > 0.05, 1 x 2 / 2^8 is not
+    spec = make_spec(rows, ["ce", "cam"], range(8), baseline="ce")
+    values = {(row, "ce"): [0.5 + 0.01 * i for i in range(8)] for row in rows}
+    better = {(row, "cam"): [0.52 + 0.011 * i for i in range(8)] for row in rows}
+    told = build_table(spec, make_trials(spec, values | better))
+    assert [(cell.top, cell.delta and cell.delta.significant) for cell in told.cells[:2]] == [(False, None), (True, False)]
+    assert words in caption(told)
+    assert "may fall behind" not in caption(replace(told, style=told.style | {"bold": "best"}))
+    found = build_table(spec | {"statistics": {"alpha": 0.1}}, make_trials(spec, values | better))
+    assert found.cells[1].delta.significant
+    assert "may fall behind" not in caption(found)
+    equal = build_table(spec, make_trials(spec, values | {(row, "cam"): values[row, "ce"] for row in rows}))
+    assert "may fall behind" not in caption(equal)
 
 
 @pytest.mark.parametrize("selection", ["last", "best_val", "best_test"])

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import zipfile
 from collections import Counter
+from decimal import Decimal
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
-from pipeline.analysis.published import FIELDS, Published, find, load_published, match_column, search
+from pipeline.analysis.published import FIELDS, Published, find, load_published, match_column, published_columns, search
 from pipeline.errors import ConfigError, UnknownNameError
 
 ROOT = Path(__file__).parents[2]
@@ -343,23 +344,77 @@ def test_a_column_by_two_fields() -> None:
     ("changes", "error", "message"),
     [
         ({"where": {"table": "ISDA_T2"}}, ConfigError, "4 published numbers fit row 'r110'. They differ in dataset (CIFAR-10, CIFAR-100); method (CE_baseline, ISDA). Add"),  # noqa: E501
-        ({"where": {"table": "ISDA_T2"}}, ConfigError, "e.g. dataset: CIFAR-10."),
-        ({"where": {"table": "ISDA"}}, UnknownNameError, "Unknown table 'ISDA'"),
-        ({"names": {"r110": "resnet110"}}, UnknownNameError, "It is written 'ResNet-110' there."),
-        ({"names": {"r11": "ResNet-110"}}, UnknownNameError, "Unknown level 'r11' in `names` of a reference. Did you mean 'r110'?"),
-        ({"by": "bakbone"}, UnknownNameError, "Unknown row field 'bakbone' in `by` of a reference. Did you mean 'backbone'?"),
+        ({"where": {"table": "ISDA_T2"}}, ConfigError, "Add to `where` what tells them apart, e.g. dataset: CIFAR-10, method: CE_baseline."),  # noqa: E501
+        ({"where": {"table": "ISDA_T2", "dataset": "CIFAR-10"}}, ConfigError, "e.g. method: CE_baseline."),
+        ({"where": {"dataset": "CIFAR-100"}, "names": {"r110": "resnet20"}}, ConfigError, "tells them apart, e.g. table: CRD_students."),
+        ({"where": {"dataset": "CIFAR-100"}, "names": {"r110": "resnet20"}}, ConfigError, "teacher ('', resnet110, resnet56)"),
+        ({"where": {"dataset": "CIFAR-100"}, "names": {"r110": "resnet20"}}, ConfigError, "method (AB, AT, CC, CRD, FSP, FT, FitNet, KD and 6 more)"),  # noqa: E501
+        ({"where": {"table": "ISDA"}}, ConfigError, "<where.table>: Unknown table 'ISDA'"),
+        ({"where": {"tabel": "ISDA"}}, ConfigError, "<where.tabel>: Unknown field 'tabel' in published numbers. Did you mean 'table'?"),
+        ({"where": {"dataset": "CIFAR-100", "table": "hysts"}}, ConfigError, "<where.dataset>: Unknown dataset 'CIFAR-100'"),
+        ({"names": {"r110": "resnet110"}}, ConfigError, "<names.r110>: Unknown backbone 'resnet110' in published numbers, table 'ISDA_T2', dataset 'CIFAR-100', method 'CE_baseline'."),  # noqa: E501
+        ({"names": {"r110": "resnet110"}}, ConfigError, "It is written 'ResNet-110' there."),
+        ({"names": {"r11": "ResNet-110"}}, UnknownNameError, "Unknown level 'r11' in <names.r11>. Did you mean 'r110'?"),
+        ({"by": "bakbone"}, UnknownNameError, "Unknown row field 'bakbone' in <by>. Did you mean 'backbone'?"),
         ({"where": {"backbone": "ResNet-110"}}, ConfigError, "by their backbone, but `where` fixes backbone"),
         ({"where": {"table": "CutMix_README"}, "by": ["arm", "regularizers"]}, ConfigError, "another field of `by` picks by method"),
         ({"by": "dataset", "names": {}}, ConfigError, "by their dataset, but `where` fixes dataset. Take one"),
-        ({"where": {"table": "ISDA_T2"}, "by": "dataset", "names": {}}, ConfigError, "cannot tell rows apart: 2 rows are c100."),
+        ({"where": {"table": "ISDA_T2"}, "by": "dataset", "names": {}}, ConfigError, "<by>: dataset cannot tell rows apart: 2 rows are c100."),  # noqa: E501
+        ({"names": {}}, ConfigError, "<by>: no row has a published number. Looked for backbone 'r110', 'resnet8'; published with table 'ISDA_T2', dataset"),  # noqa: E501
+        ({"names": {}}, ConfigError, "Say under `names` what the source calls the levels, e.g. names: {our level: their name}, or"),
     ],
 )  # fmt: skip
 def test_a_reference_that_means_no_single_number_is_refused(changes: dict[str, Any], error: type[ConfigError], message: str) -> None:
     """Each says what is wrong, what was found and what to write."""
     rows = [{"backbone": net, "dataset": "c100", "arm": net, "regularizers": net} for net in ("r110", "resnet8")]
+    spec = {"where": ISDA, "by": "backbone", "names": {"r110": "ResNet-110"}}
     with pytest.raises(error) as caught:
-        match_column({"where": ISDA, "by": "backbone", "names": {"r110": "ResNet-110"}} | changes, rows)
+        match_column(spec | changes, rows, lambda path: f"<{'.'.join(map(str, path))}>")
     assert message in str(caught.value)
+
+
+def test_a_column_without_any_number_is_refused_with_the_nearest_names() -> None:
+    """The names that were published, nearest first, and how the level that is only spelled otherwise is written."""
+    with pytest.raises(ConfigError) as caught:
+        match_column({"where": ISDA, "by": "backbone"}, [{"backbone": net} for net in ("resnet110", "resnet8")])
+    assert "Looked for backbone 'resnet110', 'resnet8'; " in str(caught.value)
+    assert "method 'CE_baseline': backbone 'ResNet-110', 'SE-ResNet-110', " in str(caught.value)
+    assert " and 1 more. Say under `names` what the source calls the levels, e.g. names: {resnet110: ResNet-110}, or" in str(caught.value)
+    by_both = {"where": {"table": "ISDA_T2", "method": "ISDA"}, "by": ["dataset", "backbone"], "names": {"c10": "CIFAR-10"}}
+    with pytest.raises(ConfigError) as caught:
+        match_column(by_both, [{"dataset": "c10", "backbone": "ResNet-33"}])
+    assert "Looked for dataset 'CIFAR-10' with backbone 'ResNet-33'; " in str(caught.value)
+    assert "'CIFAR-100'; backbone 'ResNet-32', " in str(caught.value)
+    assert " more. Did you mean 'ResNet-32'? Say under `names` what the source calls the levels, e.g. names: {our level: " in str(
+        caught.value
+    )
+
+
+def test_columns_stand_under_the_metric_that_they_are_of() -> None:
+    """Published accuracies are of the test split, so they never stand under a validation metric, and no metric fits top-5 accuracies."""
+    reference = {"P": {"where": {"table": "weiaicunzai", "metric": "top5_err"}, "by": "backbone"}}
+    rows = {"row": ["resnet18"]}
+    metrics = ["metric_val_acc_top5_last", "metric_test_acc_top1_last", "metric_test_acc_top5_last"]
+    (column,) = published_columns(reference, ["backbone"], rows, metrics)
+    assert column.metric == "metric_test_acc_top5_last"
+    assert column.entries["row"] == one(table="weiaicunzai", metric="top5_err", backbone="resnet18")
+    for others, words in ((metrics[:1], "validation top-5 accuracy"), (metrics[:2], "validation top-5 accuracy, test accuracy")):
+        with pytest.raises(ConfigError) as caught:
+            published_columns(reference, ["backbone"], rows, others)
+        assert str(caught.value).startswith(
+            f"P.where: the published numbers are acc_top5 on the test split, the table shows {words}. Add `metric` to `where`"
+        )
+
+
+def test_digits_are_those_of_the_source() -> None:
+    """In the unit in which the number is printed, for every number: value and spread read back give the text of the file."""
+    for row, line in zip(load_published(), raw("published.csv"), strict=True):
+        shown = Decimal(f"{100 * row.value if row.is_fraction else row.value:.{row.decimals}f}")
+        turned = 100 - shown if row.metric.endswith("_err") else shown.scaleb(-2) if row.metric.endswith("_fraction") else shown
+        assert turned.as_tuple() == Decimal(line["value"]).as_tuple()
+        if line["std"]:
+            assert row.spread is not None
+            assert f"{100 * row.spread:.{row.decimals}f}" == line["std"]
 
 
 def test_the_documentation_counts_right_and_its_example_works() -> None:

@@ -13,7 +13,7 @@ import pytest
 from pipeline.analysis.figures.panels import Caption
 from pipeline.analysis.report.figures import Shared, inline_svg, pictures_by_table
 from pipeline.analysis.report.page import write_report
-from pipeline.analysis.report.provenance import hardware, mixed_hardware
+from pipeline.analysis.report.provenance import hardware, mixed_hardware, trained_rows
 from pipeline.analysis.report.statistics import published_of, statistics_of, verdict
 from pipeline.analysis.tables import build_table
 from pipeline.analysis.wording import summary_sentences
@@ -120,11 +120,13 @@ def test_each_number_leads_to_its_trials(study, report, table):
     result = study.results[table]
     section = report.split("<section ")[table + 1]
     places = dict(re.findall(r'<div id="(cell-[^"]+)">(.*?)</div>', section, flags=re.DOTALL))
-    linked = re.findall(r'<a href="#(cell-[^"]+)">(?:<strong>)?([^<]*)', section)
+    linked = {}
+    for anchor, text in re.findall(r'<td><a href="#(cell-[^"]+)">(?:<strong>)?([^<]*)', section):
+        linked.setdefault(anchor, text)  # a difference without a number leads to the same place
     assert len(places) == len(result.cells)
     assert len(linked) == len(result.cells)
     for (anchor, text), cell in zip(
-        linked, sorted(result.cells, key=lambda c: (result.rows.index(c.row), result.metrics.index(c.metric))), strict=True
+        linked.items(), sorted(result.cells, key=lambda c: (result.rows.index(c.row), result.metrics.index(c.metric))), strict=True
     ):
         assert re.findall(r'href="trials/([^"]+)\.html"', places[anchor]) == [
             trial for _, trial in sorted([*zip(cell.seeds, cell.trial_ids, strict=True), *((m.seed, m.trial_id) for m in cell.missing)])
@@ -151,7 +153,7 @@ def test_statistics_print_the_numbers_of_the_table(study):
     result = study.results[1]
     differences, versus, accuracy, energy, cells = statistics_of(result)
     index = dict(zip(differences.headers, range(len(differences.headers)), strict=True))
-    rows = {row[:3]: row for row in differences.rows}
+    rows = {(row[0].text, *row[1:3]): row for row in differences.rows}
     assert len(rows) == 16
     for cell in result.cells:
         if cell.delta is None:
@@ -206,7 +208,7 @@ def test_published_numbers_carry_source_protocol_and_runs(make_spec, make_trials
     result = build_table(spec, make_trials(spec, {("a", "ce"): [0.5], ("b", "ce"): [0.5]}))
     (listing,) = published_of(result)
     (row,) = listing.rows
-    assert row[:6] == ("a", "CRD", "student_vanilla, resnet8x4, CIFAR-100", "72.50", "the last epoch", "unknown")
+    assert row[:6] == ("a", "CRD", "student_vanilla, resnet8x4, CIFAR-100, task kd_baseline", "72.50", "the last epoch", "unknown")
     assert "RepDistiller" in row[6]
     assert "issue 16" in row[7]
     assert published_of(build_table(spec | {"reference": {}}, make_trials(spec, {("a", "ce"): [0.5], ("b", "ce"): [0.5]}))) == []
@@ -221,6 +223,29 @@ def test_hardware_is_counted_by_kind_and_mixed_tables_say_so(study):
     assert mixed_hardware(study.results[0], study.trials) == []
     assert mixed_hardware(study.results[1], study.trials) == ["Its trials ran on 2 kinds of machine: device cpu and cuda."]
     assert hardware(pa.table({"trial_id": ["t"], "env_torch": pa.nulls(1, pa.string())})) is None
+
+
+def test_commits_that_trained_are_counted_and_stand_before_that_of_the_report(study, report):
+    """By commit and state of the tree, most trials first; unknown ones are said to be; trials that never ran do not count."""
+    rows = [
+        {"state": "complete", "env_git_commit": "a1", "env_git_dirty": False},
+        {"state": "failed", "env_git_commit": "a1", "env_git_dirty": True},
+        {"state": "complete", "env_git_commit": "b2", "env_git_dirty": None},
+        {"state": "pruned", "env_git_commit": "a1", "env_git_dirty": True},
+        *[{"state": "complete", "env_git_commit": None, "env_git_dirty": None}] * 3,
+        {"state": "planned", "env_git_commit": None, "env_git_dirty": None},
+        {"state": "skipped", "env_git_commit": None, "env_git_dirty": None},
+    ]
+    assert trained_rows(pa.Table.from_pylist(rows)) == [
+        ("trials trained at commit", "3 trials: not recorded"),
+        ("trials trained at commit", "2 trials: a1, with changes that were not committed"),
+        ("trials trained at commit", "1 trial: a1, as committed"),
+        ("trials trained at commit", "1 trial: b2; whether files were changed is not known"),
+    ]
+    assert trained_rows(pa.table({"trial_id": ["t"], "state": ["planned"]})) == []
+    assert trained_rows(study.trials) == [("trials trained at commit", "95 trials: not recorded")]
+    text = _Page(report).text
+    assert text.index("trials trained at commit 95 trials: not recorded") < text.index("abc123")
 
 
 def test_report_without_figures_or_failures(make_spec, make_trials, tmp_path):
@@ -300,8 +325,9 @@ def test_summary_names_where_metrics_are_best(sweep_table):
     """A table of metrics is summed up by where each is best, in the words of the metric."""
     assert summary_sentences(build_table(*sweep_table)) == [
         "All 8 cells are complete.",
-        "Test accuracy is highest at 3 (94.45 ± 0.35 %).",
-        "Share of the CAAM's energy on the object in the test split is highest at 3 (46.50 ± 0.71 %).",
+        "Test accuracy is highest at 3 (94.45 %, sample SD 0.35 %); the sign-flip test can tell none of the other 3 from it.",
+        "Share of the CAAM's energy on the object in the test split is highest at 3 (46.50 %, sample SD 0.71 %); "
+        "the sign-flip test can tell none of the other 3 from it.",
     ]
 
 
@@ -310,5 +336,12 @@ def test_summary_of_two_equal_means_gives_both_sds(make_spec, make_trials):
     spec = make_spec(["0", "1", "3"], ["acc_top1"], [0, 1], metrics={"acc_top1": "metric_test_acc_top1_last"})
     values = {("0", "acc_top1"): [0.5, 0.5], ("1", "acc_top1"): [0.75, 1.0], ("3", "acc_top1"): [0.875, 0.875]}
     assert summary_sentences(build_table(spec, make_trials(spec, values)))[1:] == [
-        "Test accuracy is highest at 1 and 3 (87.50 ± 17.68 and 87.50 ± 0.00 %).",
+        "Test accuracy is highest at 1 and 3 (87.50 %, sample SD 17.68 and 0.00 %); the sign-flip test cannot tell 0 from them.",
     ]
+
+
+def test_summary_of_equal_means_calls_none_the_highest(make_spec, make_trials):
+    """Where all cells are the best none is above another."""
+    spec = make_spec(["0", "1"], ["acc_top1"], [0, 1], metrics={"acc_top1": "metric_test_acc_top1_last"}, style={"decimals": 1})
+    result = build_table(spec, make_trials(spec, {("0", "acc_top1"): [0.75, 0.5], ("1", "acc_top1"): [0.5, 0.75]}))
+    assert summary_sentences(result)[1:] == ["Test accuracy is the same at 0 and 1 (62.5 %, sample SD 17.7 %)."]

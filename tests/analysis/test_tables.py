@@ -229,6 +229,37 @@ def test_best_of_a_row_with_ties(make_spec, make_trials):
     assert {(cell.row, cell.column) for cell in result.cells if cell.best} == {("a", "ce"), ("a", "cam")}
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 8])
+def test_all_are_best_where_all_are_equal(make_spec, make_trials, seeds):
+    """A tie of all competitors marks all of them; one competitor alone is not marked."""
+    spec = make_spec(["a", "b"], ["ce", "cam", "l2"], range(seeds))
+    equal = [0.5 + 0.01 * i for i in range(seeds)]
+    values = {("a", "ce"): equal, ("a", "cam"): equal[::-1], ("a", "l2"): equal} | {("b", column): equal for column in ("ce", "cam", "l2")}
+    gone = {f"t1{j}0": ("failed", "killed") for j in (1, 2)}
+    result = build_table(spec, make_trials(spec, values, gone))
+    assert {(cell.row, cell.column) for cell in result.cells if cell.best and cell.top} == {("a", column) for column in ("ce", "cam", "l2")}
+    assert not any(cell.top for cell in result.cells if cell.row == "b")
+
+
+def test_differences_that_count_as_0_are_0(make_spec, make_trials):
+    """Rounding noise of equal values, pair by pair or in the mean, is in no number of a difference."""
+    spec = make_spec(["pairs", "mean", "real", "less"], ["ce", "cam"], range(2), baseline="ce")
+    noisy = [0.1 + 0.2, 0.7 + 0.1]
+    assert noisy != [0.3, 0.8]
+    crossed = [0.3, 0.2], [0.1, 0.4]
+    assert sum(a - b for a, b in zip(*crossed, strict=True)) != 0
+    values = {("pairs", "cam"): noisy, ("pairs", "ce"): [0.3, 0.8], ("mean", "cam"): crossed[0], ("mean", "ce"): crossed[1]}
+    values |= {("real", "cam"): [0.5 + 1e-11, 0.5 + 2e-11], ("real", "ce"): [0.5, 0.5]}
+    values |= {("less", column): values["real", other] for column, other in (("ce", "cam"), ("cam", "ce"))}
+    pairs, mean, real, less = (build_table(spec, make_trials(spec, values)).cell(row, "cam").delta for row in spec["rows"])
+    assert (pairs.mean, pairs.sd, pairs.se, pairs.p, pairs.effect) == (0, 0, 0, 1, None)
+    assert less.mean == -real.mean
+    assert [math.copysign(1, end) for end in (*pairs.ci, *less.bootstrap_ci)] == [1] * 4  # else JSON says -0.0
+    assert (mean.mean, mean.effect, mean.p) == (0, 0, 1)
+    assert mean.sd == pytest.approx(np.std([0.2, -0.2], ddof=1))
+    assert real.mean == pytest.approx(1.5e-11, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("metric", "winner"), [("metric_test_caam_energy_last", "b"), ("metric_test_loss_last", "a"), ("time_train_s", "a")]
 )

@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.analysis.metrics import describe
 from pipeline.analysis.report.trial_curves import Histories, quantities
 from pipeline.analysis.report.trial_page import flat, write_trial_pages
-from tests.analysis.report_study import ODD, Study, write_study
+from tests.analysis.report_study import ACCURACY, ENERGY, ODD, Study, write_study
 
 
 class Page(HTMLParser):
@@ -106,7 +107,9 @@ def test_page_of_a_complete_trial_tells_all_that_is_recorded(study, read):
     assert page.links["Its run in MLflow"] == "http://127.0.0.1:5000/#/experiments/1/runs/run-t000"
     assert page.links["resnet8 / ce"] == "../index.html#cell-backbones-1-1"
     said = " ".join(page.text.split())
-    assert "This trial is complete. Attempt 2, after 1 failed one. Continued from a checkpoint 1 time." in said
+    assert (
+        "Attempt 2, after 1 failed one. Continued from a checkpoint 1 time; commit and environment are those of its last process." in said
+    )
 
 
 def test_pages_of_failed_and_skipped_trials_say_why(read):
@@ -114,6 +117,74 @@ def test_pages_of_failed_and_skipped_trials_say_why(read):
     assert f"This trial is failed: loss became nan at step 12 (epoch 1) {ODD}." in " ".join(read("t111").text.split())
     assert "This trial is skipped: vit_tiny has layers after pooling: no CAM." in " ".join(read("t210").text.split())
     assert "Its run in MLflow" not in read("t111").links
+
+
+RAN = {"trial_id": "a1", "seed": 3, "state": "complete", "time_finished_ns": 1_795_401_296_000_000_000, "time_total_s": 23.06}
+AT = {"env_git_commit": "0123abc", "env_git_dirty": False}
+FINISHED = "Finished on 2026-11-23 02:34:56 UTC"
+NEW = "The store had no finished trial of this identity, so it was run"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            RAN | AT | {"env_study": "s"},
+            f"{NEW} for this study. {FINISHED} after 23.1 s. Commit that it was trained at: 0123abc, as committed.",
+        ),
+        (
+            RAN | AT | {"env_study": "other", "env_git_dirty": True},
+            f"{NEW} for study other. This study uses the stored trial again, as its identity is the same. {FINISHED} after 23.1 s. "
+            "Commit that it was trained at: 0123abc, with changes that were not committed.",
+        ),
+        (RAN, f"{NEW}; for which study was not recorded. {FINISHED} after 23.1 s. Commit that it was trained at: not recorded."),
+        (
+            {"trial_id": "a1", "state": "failed", "reason": "lost", "env_study": "s"},
+            f"{NEW} for this study. Commit that it was trained at: not recorded.",
+        ),
+        (
+            RAN | AT | {"adopted_from": "b2"},
+            "Not trained anew after a change of code: adopted from trial b2 as re-run trials were equal bit for bit. "
+            "Adopted on 2026-11-23 02:34:56 UTC. Commit that it was trained at: 0123abc, as committed.",
+        ),
+    ],
+    ids=["new", "re-used", "of an earlier version", "lost", "adopted"],
+)
+def test_page_says_why_when_and_at_which_commit_it_ran(tmp_path, row, said):
+    """For which study, whether anew, when it ended, and the commit; what a record does not tell is said to be unknown."""
+    page = only_page(tmp_path, row)
+    assert f"Why it ran No table of study s asks for it. {said} " in " ".join(page.text.split())
+    assert page.facts["git commit"] == said.rpartition(": ")[2].removesuffix(".")
+    assert page.facts.get("study") == row.get("env_study")
+    assert "git dirty" not in page.facts
+
+
+@pytest.mark.parametrize(("state", "reason"), [("planned", "not trained yet"), ("skipped", "no CAM")])
+def test_page_of_a_trial_that_never_ran_claims_no_run(tmp_path, state, reason):
+    """Neither a commit nor an environment, but who asks for it."""
+    page = only_page(tmp_path, {"trial_id": "a1", "seed": 0, "state": state, "reason": reason, "attempt": 0})
+    text = " ".join(page.text.split())
+    assert "Why it was planned No table of study s asks for it. Configuration" in text
+    assert "commit" not in text
+    assert "Environment" not in text
+
+
+def test_page_names_the_cells_that_want_the_trial(study, read):
+    """Study, seed, and each cell by table, row and column, as often as tables ask; numbers are made of complete trials only."""
+    asked = "Study quick asks for seed {} of these cells{}: "
+    behind = "; it is one of the trials behind their numbers"
+    text = {trial_id: " ".join(read(trial_id).text.split()) for trial_id in ("t001", "d001", "t111", "t210")}
+    assert f"Why it ran {asked.format(1, behind)}CAM-loss on backbones: resnet8 / ce " in text["t001"]
+    cells = "; ".join(f"digits · resnet20 / ce ({describe(metric).words})" for metric in (ACCURACY, ENERGY))
+    assert f"Why it ran {asked.format(1, behind)}Does it hold on other data?: {cells} " in text["d001"]
+    assert f"Why it ran {asked.format(1, '')}CAM-loss on backbones: wrn_10_1 / cam " in text["t111"]
+    assert f"Why it was planned {asked.format(0, '')}CAM-loss on backbones: vit_tiny / cam " in text["t210"]
+
+
+def only_page(folder, row) -> Page:
+    """The page of a trial that no table asks for, of study s."""
+    write_trial_pages(folder, study="s", results=[], trials=pa.Table.from_pylist([row]), history=None, planned=None, runs={})
+    return Page((folder / "trials/a1.html").read_text(encoding="utf-8"))
 
 
 def test_adopted_trial_names_its_origin(study, tmp_path):

@@ -30,6 +30,13 @@ STUDY, PARAMS = "studies/tiny.yaml", "params.yaml"
 DIGITS = "{source: cluttered_digits, canvas: 16, num_train: 40, num_val: 10, num_test: 10}"
 ROWS = "{regularizers: [none, cutout]}"
 LR = "lr: 0.05"
+BASELINE = "    baseline: ce\n"
+
+
+def beside(names: str, where: str = "table: CutMix_README, dataset: CIFAR-100", by: str = "regularizers") -> str:
+    """The baseline's line with a column of published numbers below it, from line 21 on."""
+    lines = ("reference:", "  P:", f"    where: {{{where}}}", f"    by: {by}", f"    names: {{{names}}}")
+    return BASELINE + "".join(f"    {line}\n" for line in lines)
 
 
 def _refused(project: Project, result: Result, *messages: str, before: dict[str, bytes]) -> None:
@@ -75,6 +82,13 @@ SLIPS: dict[str, tuple[str, str, str, str]] = {
     "unknown selection": (STUDY, "seeds: 1", "protocol: {selection: best-val}", r"tiny\.yaml:2: protocol\.selection: got 'best-val'\. Did you mean 'best_val'\?"),
     "no levels": (STUDY, "[none, cutout]", "[]", r"tiny\.yaml:18: tables\.main\.rows\.regularizers: the list of levels is empty"),
     "no rows": (STUDY, ROWS, "{}", r"tiny\.yaml:18: tables\.main\.rows: needs at least one field"),
+    "published name that is none": (STUDY, BASELINE, beside("cutout: Cutuot"), r"tiny\.yaml:25: tables\.main\.reference\.P\.names\.cutout: Unknown method 'Cutuot' in published numbers, .*Did you mean 'Cutout'\?"),
+    "published name of no level": (STUDY, BASELINE, beside("cutuot: Cutout"), r"Unknown level 'cutuot' in .*tiny\.yaml:25: tables\.main\.reference\.P\.names\.cutuot\. Did you mean 'cutout'\?"),
+    "published dataset that is none": (STUDY, BASELINE, beside("cutout: Cutout", "dataset: CIFAR-10O"), r"tiny\.yaml:23: tables\.main\.reference\.P\.where\.dataset: Unknown dataset 'CIFAR-10O' in .*Did you mean 'CIFAR-10'\?"),
+    "two published numbers a row": (STUDY, BASELINE, beside("cutout: Cutout", "dataset: CIFAR-100"), r"tiny\.yaml:23: .*where: \d published numbers fit row 'cutout'\. They differ in table \(.*Add to `where`"),
+    "no published number": (STUDY, BASELINE, beside(""), r"tiny\.yaml:24: .*by: no row has a published number\. Looked for method 'none', 'cutout'; published .*e\.g\. names: \{cutout: Cutout\}"),
+    "published numbers of no metric": (STUDY, BASELINE, beside("cutout: CutMix", "table: CutMix_README_transfer, task: wsol, metric: loc_acc, dataset: CUB-200-2011"), r"tiny\.yaml:23: .*where: the published numbers are loc_acc on the test split, the table shows test accuracy"),
+    "published numbers by nothing": (STUDY, BASELINE, beside("cutout: Cutout", by="[]"), r"tiny\.yaml:24: .*by: by is a field of the rows, .*got \[\]"),
     "a level twice": (STUDY, "[none, cutout]", "[none, none]", r"tiny\.yaml:18: .*the level 'none' stands twice"),
     "no epochs": (STUDY, "epochs: 1", "epochs: 0", r"tiny\.yaml:10: defaults\.epochs: epochs must be >= 1, got 0"),
     "negative epochs": (STUDY, ROWS, "{epochs: [1, -3]}", r"tiny\.yaml:18: tables\.main\.rows\.epochs\[1\]: epochs must be >= 1, got -3"),

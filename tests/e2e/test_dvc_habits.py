@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -13,7 +14,7 @@ import pandas as pd
 import pytest
 import vl_convert
 
-from tests.e2e.project import Project
+from tests.e2e.project import ROOT, Project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -64,6 +65,20 @@ def test_an_experiment_shares_the_store_and_stays_in_params(two_seeds: Project, 
     assert line.split()[:2] == ["seeds:", "1"]
     assert "# overrides the study's own number of repetitions" in line
     assert project.run("git", "diff", "--name-only").stdout.split() == ["dvc.lock", "params.yaml"]
+
+
+@pytest.mark.parametrize("attempt", [1, 2, 3])
+def test_the_way_back_of_the_docs_works_after_an_experiment_that_failed(two_seeds: Project, tmp_path: Path, attempt: int) -> None:
+    """DVC names the study file that does not exist; params.yaml and what the stage removed are those of the commit again."""
+    project = two_seeds.copy_to(tmp_path / "project")
+    before = (project.folder / "params.yaml").read_bytes()
+    failed = project.run("dvc", "exp", "run", "-S", "study=nope", check=255)
+    assert "dependency 'studies/nope.yaml' does not exist" in failed.stderr
+    assert b"nope" in (project.folder / "params.yaml").read_bytes()
+    (way_back,) = re.findall(r"`(touch [^`]+)`", (ROOT / "docs/dvc.md").read_text(encoding="utf-8"))
+    project.run("bash", "-c", way_back)
+    assert (project.folder / "params.yaml").read_bytes() == before
+    assert "up to date" in project.run("dvc", "status").stdout
 
 
 def test_metrics_diff_has_a_line_a_cell_in_the_units_of_the_tables(two_seeds: Project, experiment: tuple[Project, str]) -> None:

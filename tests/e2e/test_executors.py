@@ -23,7 +23,8 @@ def train(project: Project, store: str, executor: str, workers: str) -> dict[str
 
 @pytest.mark.cluster
 def test_executor_and_number_of_workers_change_no_number(project: Project) -> None:
-    """Weights, bit for bit, all metrics, and what pictures are drawn from are the same whoever ran the trials."""
+    """Weights, bit for bit, all metrics, what pictures are drawn from, and the commit are the same whoever ran the trials."""
+    head = project.run("git", "rev-parse", "HEAD").stdout.strip()
     serial = train(project, "store-serial", "serial", "null")
     one = train(project, "store-one", "ray", "1")
     two = train(project, "store-two", "ray", "2")
@@ -34,6 +35,7 @@ def test_executor_and_number_of_workers_change_no_number(project: Project) -> No
             metrics = {key: value for key, value in record.items() if key.startswith("metric_")}
             assert metrics == {key: value for key, value in other[trial_id].items() if key.startswith("metric_")}
             assert record["weights_sha256"] == other[trial_id]["weights_sha256"]
+            assert other[trial_id]["env_git_commit"] == record["env_git_commit"] == head
     pictures = [
         TrialStore(project.folder / name).panels_table(serial).sort_by("trial_id") for name in ("store-serial", "store-one", "store-two")
     ]

@@ -1,4 +1,5 @@
-"""`ablate verify` on a study that really ran: silent on what was published, and it names a run, a figure and a record by hand."""
+"""`ablate verify` on a study that really ran: silent on what was published, and it names a run, a figure and a record by hand;
+what is said to mend the runs does."""
 
 from __future__ import annotations
 
@@ -13,6 +14,9 @@ import pytest
 from tests.e2e.project import Project
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+LOG = (
+    "import sys; from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').log_metric(sys.argv[1], 'test_acc_top1_last', 0.987)"
+)
 DELETE = "import sys; from mlflow import MlflowClient; MlflowClient('sqlite:///mlflow.db').delete_run(sys.argv[1])"
 
 
@@ -25,12 +29,13 @@ def _writable(file: Path) -> Path:
 
 
 def test_a_finished_study_holds_and_each_thing_changed_by_hand_is_named(finished: Project) -> None:
-    """One after the other: nothing, a run deleted in MLflow, a figure, the report, a record in the store."""
+    """One after the other: nothing, a run deleted in MLflow and one altered, a figure, the report, a record in the store."""
     clean = json.loads(finished.ablate("verify", "--mlflow", "--figures", "--json").stdout)
     assert clean["drift"] == []
     assert clean["notices"] == []
     assert clean["cells"] == 6
-    assert clean["checked"]["runs"] == clean["checked"]["trials"] == 4
+    assert clean["checked"]["trials"] == 4
+    assert clean["checked"]["runs"] == 4 + 2  # one a trial and one a table
     assert clean["checked"]["figures"] > 0
 
     cell = json.loads((finished.folder / "tables/backbones.json").read_text())["cells"][1]
@@ -40,6 +45,16 @@ def test_a_finished_study_holds_and_each_thing_changed_by_hand_is_named(finished
     assert f"run {run_id} (trial {trial_id}): deleted in MLflow. It is behind backbones: resnet8 / cam" in done.stdout
     assert "1 differ" in done.stdout
     assert "0 differ" in finished.ablate("verify", "--no-mlflow").stdout
+
+    finished.run(sys.executable, "-c", LOG, cell["run_ids"][1])
+    assert "metric test_acc_top1_last is 0.987 but " in finished.ablate("verify", check=1).stdout
+    told = finished.ablate("mlflow", "rebuild").stdout
+    assert "2 runs made" in told
+    assert "`dvc repro -sf run && dvc repro` puts the run ids into the tables" in told
+    for arguments in (["-s", "-f", "run"], []):
+        finished.run(sys.executable, "-m", "dvc", "repro", *arguments)
+    assert "0 differ" in finished.ablate("verify", "--mlflow").stdout
+    cell = json.loads((finished.folder / "tables/backbones.json").read_text())["cells"][1]
 
     figure = _writable(finished.folder / "figures/backbones.accuracy.svg")
     figure.write_text(figure.read_text(encoding="utf-8").replace("M ", "M 1", 1), encoding="utf-8", newline="")

@@ -15,13 +15,14 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run, ViewType
 
-from pipeline.analysis.tables import TableResult, build_table
+from pipeline.analysis.tables import Average, TableResult, build_table
 from pipeline.errors import PipelineError
 from pipeline.orchestration.driver import view_of
 from pipeline.orchestration.mirror.mirrored import remembered_runs
 from pipeline.orchestration.mirror.points import legal_metrics
 from pipeline.orchestration.mirror.rebuild import Rebuilt, rebuild
-from pipeline.orchestration.mirror.tables import table_cells, table_metrics, table_note
+from pipeline.orchestration.mirror.tables import cell_tags, table_cells, table_metrics, table_note, table_numbers
+from pipeline.orchestration.mirror.views import NOTE, WRITTEN
 from pipeline.orchestration.planning import Plan, PlannedTrial
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
@@ -127,6 +128,79 @@ def test_note_of_a_table_leads_to_its_trials_while_links_fit(table: TableResult,
     assert "[seed" not in table_note(table, {"cam1": "r1"}, None)
     monkeypatch.setattr("pipeline.orchestration.mirror.tables._ROOM", 50)
     assert "[seed" not in table_note(table, {"cam1": "r1"}, "7")
+
+
+def by_weight() -> TableResult:
+    """A table with columns of metrics that shares the trials of the other one; the last seed of its second row is missing."""
+    spec = specification()
+    entries = {arm: cell["trials"] for arm, cell in zip(ARMS, spec["cells"], strict=True)}
+    entries["cam"][-1] |= {"trial_id": "lost"}
+    cells = [
+        {**spec["cells"][0], "row": row, "column": "acc_top1", "arm": None, "column_levels": {"metric": "acc_top1"}, "trials": entries[arm]}
+        for row, arm in (("0", "ce"), ("1", "cam"))
+    ]
+    axes = {"row_fields": ["loss.cam.weight"], "rows": ["0", "1"], "column_fields": ["metric"], "columns": ["acc_top1"]}
+    spec |= {"name": "weights", "baseline": None, "cells": cells, "column_kind": "metric", **axes}
+    lost = pa.Table.from_pylist([{**stored("cam", 2), "trial_id": "lost", "state": "failed", "reason": "diverged"}])
+    return build_table(spec, pa.concat_tables([results(), lost.select(results().column_names)]), study="quick")
+
+
+def test_trials_are_found_by_the_words_of_each_of_their_tables(table: TableResult) -> None:
+    """By hand: a trial of two tables has the row of both, a column where columns are levels, and what its cell prints."""
+    tags = cell_tags([table, by_weight()])
+    assert set(tags) == {*(f"{arm}{seed}" for arm in ARMS for seed in SEEDS), "lost"}
+    shared = {key: value for key, value in tags["ce1"].items() if key != NOTE}
+    expected = {"row.backbones": "resnet8", "column.backbones": "ce", "row.weights": "0", "mean.test_acc_top1_last": "91.00 ± 1.00 %"}
+    assert shared == expected
+    assert tags["lost"].keys() == {"row.weights", NOTE}  # a cell that lacks a seed has no mean
+    note = tags["ce1"][NOTE]
+    assert "| backbones | resnet8 / ce | test accuracy (%) | 91.00 | 91.00 ± 1.00 (n = 3) |" in note
+    assert "| weights | 0 / acc_top1 | test accuracy (%) | 91.00 | 91.00 ± 1.00 (n = 3) |" in note
+    assert "`report/trials/ce1.html`" in note
+    assert note.endswith(WRITTEN)
+    assert "| weights | 1 / acc_top1 | test accuracy (%) | failed |  |" in tags["lost"][NOTE]
+
+
+def test_places_of_one_trial_in_one_table_are_all_named(table: TableResult) -> None:
+    """Two rows that come to the same configuration."""
+    twice = replace(table, cells=(*table.cells, replace(table.cells[1], row="a|b")))
+    tags = cell_tags([twice])["cam0"]
+    assert (tags["row.backbones"], tags["column.backbones"]) == ("resnet8, a|b", "cam")
+    assert "| backbones | a\\|b / cam |" in tags[NOTE]
+
+
+def test_numbers_of_a_table_are_its_averages_or_its_cells(table: TableResult) -> None:
+    """One line, with digits and spread as the table prints them."""
+    assert table_numbers(table) == "test accuracy (%) – resnet8 / ce: 91.00 ± 1.00, resnet8 / cam: 94.00 ± 2.00"
+    assert table_numbers(by_weight()) == "test accuracy (%) – 0: 91.00 ± 1.00"
+    rough = replace(table, style={**table.style, "decimals": 1, "spread": "none"})
+    assert table_numbers(rough) == "test accuracy (%) – resnet8 / ce: 91.0, resnet8 / cam: 94.0"
+    mean = Average("cam", "metric_test_acc_top1_last", 0.94, 0.02, 3)
+    assert table_numbers(replace(table, averages=(mean,))) == "test accuracy (%), mean over rows – cam: 94.00 ± 2.00"
+    assert table_numbers(replace(table, cells=())) == ""
+
+
+def test_mirror_keeps_places_up_to_date_and_words_of_the_user(project: Params) -> None:
+    """A trial that a table drops loses its tags; a description that somebody wrote stays."""
+    run(project)
+    client, runs = all_runs(project)
+    ids = {each.data.tags["trial_id"]: each.info.run_id for each in runs if "trial_id" in each.data.tags}
+    assert client.get_run(ids["cam0"]).data.tags["mean.test_acc_top1_last"] == "94.00 ± 2.00 %"
+    (shown,) = (each.data.tags["numbers"] for each in runs if each.data.tags["kind"] == "table")
+    assert shown.startswith("test accuracy (%) – resnet8 / ce: 91.00 ± 1.00")
+    client.set_tag(ids["ce0"], NOTE, "mine")
+    client.set_tag(ids["ce0"], "row.backbones", "altered")
+    document = {"study": "quick", "datasets": [], "tables": [specification()]}
+    document["tables"][0]["seeds"] = [0, 1]
+    for cell in document["tables"][0]["cells"]:
+        cell["trials"] = cell["trials"][:2]
+    Path("plan/tables.json").write_text(json.dumps(document))
+    run(project)
+    tags = {trial_id: client.get_run(run_id).data.tags for trial_id, run_id in ids.items()}
+    assert (tags["ce0"][NOTE], tags["ce0"]["row.backbones"]) == ("mine", "resnet8")
+    assert tags["cam0"]["mean.test_acc_top1_last"] == "93.00 ± 1.41 %"
+    assert "(n = 2)" in tags["cam0"][NOTE]
+    assert not {key for key in tags["cam2"] if key.startswith(("row.", "column.", "mean."))}
 
 
 @pytest.fixture(name="empty_database", scope="module")

@@ -55,6 +55,25 @@ def test_cells_are_closed_groups_with_the_mean_over_seeds() -> None:
     assert "tag.cell.resnet8 · ce,tag.cell_id.other" in namesake["groupsExpanded"]
 
 
+def test_groups_show_the_printed_mean_unless_that_tears_a_cell_apart() -> None:
+    """Once all trials of a cell are in the tables, its line carries their numbers; of a metric that no table shows there are none."""
+    printed = [{**tags, "mean.test_acc_top1_last": f"{tags['arm']} 90.77 ± 0.68 %"} for tags in TRIALS]
+    assert [key["groupByData"] for key in state("cells", printed)["groupBy"]["groupByKeys"]] == ["cell", "mean.test_acc_top1_last"]
+    assert "tag.cell.resnet8 · ce,tag.mean.test_acc_top1_last.ce 90.77 ± 0.68 %" in state("cells", printed)["groupsExpanded"]
+    for fewer in (printed[1:] + TRIALS[:1], [{**tags, "mean.test_nll_last": "0.2"} for tags in TRIALS]):
+        assert [key["groupByData"] for key in state("cells", fewer)["groupBy"]["groupByKeys"]] == ["cell"]
+
+
+def test_places_in_tables_are_filters_and_no_factors() -> None:
+    """A row is offered as a filter; rows, columns and means are no columns of their own."""
+    placed = [{**tags, "row.loss_weight": tags["seed"], "column.backbones": tags["arm"], "mean.x": tags["seed"]} for tags in TRIALS]
+    assert state("trials", placed)["selectedColumns"] == state("trials")["selectedColumns"]
+    note = experiment_tags("quick", "7", placed, METRICS)[NOTE]
+    assert "tags.kind = 'trial' AND tags.`row.loss_weight` = '0'" in note
+    assert "| `row.loss_weight` |" not in note
+    assert state("tables")["selectedColumns"] == ["tags.`numbers`", "tags.`title`"]
+
+
 def test_tags_fit_into_a_study_of_any_size_and_do_not_change_from_run_to_run() -> None:
     """MLflow takes 20,000 characters in a tag; equal runs in another order give equal tags."""
     many = [trial(f"arm with a rather long name {number}", seed) for number in range(400) for seed in range(3)]

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from pipeline import data
-from pipeline.orchestration.planning import Plan, count, make_plan, missing
+from pipeline.errors import ConfigError
+from pipeline.orchestration.planning import Plan, check_identified, count, make_plan, missing, read_plan, write_plan
 from pipeline.study import identity
 from pipeline.study.config import load_study
 from pipeline.study.design import expand_datasets
@@ -87,3 +88,37 @@ def test_cells_that_differ_in_the_metric_are_the_same_trials(tmp_path: Path) -> 
     assert count(plan, {})["totals"] == {"new": 8, "stored": 0, "shared": 0, "blocked": 0, "failed": 0}
     assert len(missing(plan, {})) == 8
     assert [entry["seed"] for entry in plan.tables[0]["cells"][0]["trials"]] == [0, 1, 2, 3]
+
+
+def levels(plan: Plan, name: str) -> dict[str, str | None]:
+    """What the plan says of the levels of the first seed of a cell."""
+    (trial,) = (trial for trial in plan.trials.values() if trial.name == f"{name} · seed 0")
+    return trial.factors
+
+
+def test_levels_are_called_as_the_tables_call_them(tmp_path: Path) -> None:
+    """Of a trial that tables share, each field by the table that varies it; else off the configuration, numbers as people write them."""
+    plan = plan_of("quick", STUDIES, tmp_path)
+    assert levels(plan, "resnet8 · cutout(size=6) · cam")["regularizers"] == "cutout(size=6)"
+    assert levels(plan, "resnet8 · cutmix · ce")["loss.cam.weight"] is None
+    weights = ("resnet8 · ce", "resnet8 · loss.cam.weight=0.3", "resnet8 · cam", "resnet8 · loss.cam.weight=3", "wrn_10_1 · cam")
+    assert [levels(plan, name)["loss.cam.weight"] for name in weights] == ["0", "0.3", "1", "3", "1"]
+    rows = {cell["row"] for table in plan.tables if table["name"] == "loss_weight" for cell in table["cells"]}
+    assert rows == {"0", "0.3", "1", "3"}
+    write_plan(plan, tmp_path / "plan")
+    assert read_plan(tmp_path / "plan").trials == plan.trials
+
+
+@pytest.mark.parametrize(("active", "command"), [("many", "`ablate prepare`"), ("quick", "`ablate prepare --study many`")])
+def test_a_plan_without_any_known_trial_says_what_prepares_its_data(tmp_path: Path, active: str, command: str) -> None:
+    """Nothing is written of it; a plan of which one trial is known is not refused."""
+    (tmp_path / "many.yaml").write_text(STUDY.format(seeds=4, weights=[0.5, 1.0]))
+    params = Params(study=active, data=DataParams(prepared=str(tmp_path / "nothing")))
+    blocked = make_plan(load_study("many", tmp_path), params)
+    ((reason, number),) = blocked.why_blocked().items()
+    assert (number, reason.endswith(f"run {command}")) == (8, True)
+    with pytest.raises(ConfigError, match=r"Study many: .*'cluttered_digits' is not prepared in .*nothing; run " + command):
+        write_plan(blocked, tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
+    known = plan_of("many", tmp_path, tmp_path / "prepared")
+    check_identified(Plan("many", known.trials, known.tables, known.datasets, blocked.blocked))

@@ -86,6 +86,17 @@ def test_the_forecast_is_compared_with_what_it_took(wait: Callable[[float], None
     assert screen.text.splitlines()[-1] == "forecast 2:00, took 2:06 (+5 %), after 0:06 of starting up"
 
 
+def test_a_forecast_of_seconds_is_not_compared_in_percent(wait: Callable[[float], None]) -> None:
+    """Two seconds that became eight are no finding."""
+    spec = priced_spec()
+    stream = io.StringIO()
+    with ProgressView(1, 10, Forecast([spec], CostModel.learn([priced_record(spec, 2.0)], device="cpu"), 1), stream=stream) as view:
+        view.started(spec.trial_id)
+        wait(8)
+        view.finished(spec.trial_id, 10, failed=False)
+    assert stream.getvalue().splitlines()[-1] == "forecast 0:02, took 0:08, after 0:00 of starting up"
+
+
 def test_a_forecast_of_some_trials_is_not_compared_with_all(wait: Callable[[float], None]) -> None:
     """Where nothing was known of one of them, the time it took stands alone."""
     known, strange = priced_spec(), priced_spec("resnet14")

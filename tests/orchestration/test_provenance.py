@@ -1,4 +1,4 @@
-"""What a report says of the checkout: commit, changes, lock, versions and data."""
+"""What a report and a record say of the checkout: commit, changes, lock, versions and data."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.orchestration.provenance import provenance
+from pipeline.orchestration import provenance as module
+from pipeline.orchestration.provenance import origin, provenance
+
+MADE = "tables and report made at commit"
+
+
+def head() -> str:
+    """The commit that is checked out."""
+    return subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 @pytest.fixture
@@ -29,8 +37,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_clean_checkout(checkout: Path) -> None:
     """Commit, lock hash, data digest and versions are those that git, sha256 and the package metadata give."""
     facts = provenance()
-    assert facts["commit"] == subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-    assert facts["working tree"] == "clean: as committed"
+    assert facts[MADE] == f"{head()}, as committed"
     assert facts["requirements.lock"] == f"sha256 {hashlib.sha256(b'torch==2.15' + bytes([10])).hexdigest()}"
     assert facts["data digest"] == {"digits": "da7a"}
     assert facts["versions"]["torch"] == metadata.version("torch")
@@ -39,11 +46,13 @@ def test_clean_checkout(checkout: Path) -> None:
 def test_changed_files_are_named_but_not_the_lock_of_dvc(checkout: Path) -> None:
     """A changed and a new file make the tree differ; dvc.lock, which a running pipeline writes, does not."""
     (checkout / "dvc.lock").write_text("a: 2\n")
-    assert provenance()["working tree"] == "clean: as committed"
+    assert provenance()[MADE] == f"{head()}, as committed"
     (checkout / "requirements.lock").write_text("torch==2.16\n")
     for i in range(6):
         (checkout / f"new{i}.py").write_text("")
-    assert provenance()["working tree"] == ("changed since the commit: requirements.lock, new0.py, new1.py, new2.py, new3.py and 2 more")
+    assert provenance()[MADE] == (
+        f"{head()}, with changes that were not committed: requirements.lock, new0.py, new1.py, new2.py, new3.py and 2 more"
+    )
 
 
 def test_no_checkout_no_lock_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,12 +60,8 @@ def test_no_checkout_no_lock_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     facts = provenance()
-    assert (facts["commit"], facts["working tree"], facts["requirements.lock"], facts["data digest"]) == (
-        "not a git checkout",
-        "unknown",
-        "absent",
-        {},
-    )
+    assert (facts[MADE], facts["requirements.lock"], facts["data digest"]) == ("not a git checkout", "absent", {})
+    assert origin("tiny") == {"env_study": "tiny"}
 
 
 def test_git_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -64,5 +69,40 @@ def test_git_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     facts = provenance()
-    assert facts["commit"] == "not a git checkout"
+    assert facts[MADE] == "not a git checkout"
     assert facts["versions"]
+    assert origin("tiny") == {"env_study": "tiny"}
+
+
+def test_records_get_commit_and_whether_files_differ(checkout: Path) -> None:
+    """A clean checkout and one with a new file; what DVC writes into dvc.lock while it runs is no change."""
+    at = {"env_study": "tiny", "env_git_commit": head()}
+    (checkout / "dvc.lock").write_text("a: 2\n")
+    assert origin("tiny") == {**at, "env_git_dirty": False}
+    (checkout / "new.py").write_text("")
+    assert origin("tiny") == {**at, "env_git_dirty": True}
+
+
+def test_repository_without_a_commit_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`git init` alone is no checkout of anything."""
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["git", "init", "-q"], check=True)
+    assert origin("tiny") == {"env_study": "tiny"}
+    assert provenance()[MADE] == "not a git checkout"
+
+
+def test_broken_index_leaves_the_commit(checkout: Path) -> None:
+    """Where git knows the commit but not what changed, nothing is claimed of changes."""
+    (checkout / ".git/index").write_bytes(b"broken")
+    assert origin("tiny") == {"env_study": "tiny", "env_git_commit": head()}
+    assert provenance()[MADE] == f"{head()}; whether files were changed is not known"
+
+
+def test_git_that_hangs_is_given_up(checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system that does not answer costs the commit, not the run."""
+    (checkout / "bin").mkdir()
+    (checkout / "bin/git").write_text("#!/bin/sh\nexec sleep 30\n")
+    (checkout / "bin/git").chmod(0o755)
+    monkeypatch.setattr(module, "_PATIENCE_S", 0.05)
+    monkeypatch.setenv("PATH", str(checkout / "bin"), prepend=":")
+    assert origin("tiny") == {"env_study": "tiny"}

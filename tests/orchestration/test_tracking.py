@@ -27,6 +27,8 @@ from pipeline.orchestration.mirror.tracker import NullTracker, TableView, Tracke
 from pipeline.orchestration.mirror.uri import redact, resolve_uri, run_url
 from pipeline.orchestration.mirror.views import KIND, NOTE, VIEW
 
+COMMIT = "mlflow.source.git.commit"
+
 
 def view(seed: int, tables: tuple[str, ...] = ("backbones",)) -> TrialView:
     params = {"epochs": 3, "loss": {"cam": {"weight": 1.0}}, "regularizers": [{"name": "cutout", "size": 4}]}
@@ -439,7 +441,7 @@ def test_missing_file_of_a_table_is_named_and_left_out(uri: str, tmp_path: Path)
 
 
 def test_trial_carries_the_commit_it_was_trained_at(uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The commit is a tag of trained trials, absent outside a repository and from runs rebuilt later."""
+    """The commit is a tag of running trials, by the checkout, and of stored ones, by their record; absent where neither tells."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     quietly(uri, lambda tracker: train(tracker, 1))
@@ -447,9 +449,39 @@ def test_trial_carries_the_commit_it_was_trained_at(uri: str, tmp_path: Path, mo
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "m"]):
         subprocess.run([*git, *arguments], cwd=tmp_path, check=True)
     head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
-    quietly(uri, lambda tracker: [train(tracker, 2), tracker.sync([(view(3), record(3), [])])])
-    commits = {run.data.tags["trial_id"]: run.data.tags.get("mlflow.source.git.commit") for run in client_and_runs(uri)[1]}
-    assert commits == {"id1": None, "id2": head, "id3": None}
+    stored = {3: record(3), 4: record(4, env_git_commit="0123abc")}
+    quietly(uri, lambda tracker: [train(tracker, 2), tracker.sync([(view(seed), row, []) for seed, row in stored.items()])])
+    assert commits_of(uri) == {"id1": None, "id2": head, "id3": None, "id4": "0123abc"}
+
+
+def test_commit_of_the_record_outlives_the_database(uri: str, empty_database: Path, tmp_path: Path) -> None:
+    """A mirror made anew has the same tags; one with a missing or another tag is corrected, without a new run."""
+    row = record(1, env_git_commit="0123abc")
+    quietly(uri, lambda tracker: train(tracker, 1, env_git_commit="0123abc"))
+    shutil.copy(empty_database, tmp_path / "anew.db")
+    anew = f"sqlite:///{tmp_path / 'anew.db'}"
+    quietly(anew, lambda tracker: tracker.sync([(view(1), row, history())]))
+    assert commits_of(uri) == commits_of(anew) == {"id1": "0123abc"}
+    client, (run,) = client_and_runs(uri)
+    for spoil in (lambda: client.set_tag(run.info.run_id, COMMIT, "f00"), lambda: client.delete_tag(run.info.run_id, COMMIT)):
+        spoil()
+        quietly(uri, lambda tracker: tracker.sync([(view(1), row, history())]))
+        assert commits_of(uri) == {"id1": "0123abc"}
+        assert [each.info.run_id for each in client_and_runs(uri)[1]] == [run.info.run_id]
+
+
+def test_run_made_clean_keeps_the_commit_that_its_record_lacks(uri: str) -> None:
+    """Records of earlier versions do not tell their commit: the tag of the run moves to the clean one; that of a record counts more."""
+    for wanted, columns in (("0123abc", {}), ("4567def", {"env_git_commit": "4567def"})):
+        quietly(uri, lambda tracker: train(tracker, 1, env_git_commit="0123abc"))
+        other = [{**row, "metric_train_loss": 7.0 + len(columns)} for row in history()]
+        quietly(uri, lambda tracker, other=other, columns=columns: tracker.trial_finished(view(1), record(1, **columns), other))
+        assert commits_of(uri) == {"id1": wanted}
+
+
+def commits_of(uri: str) -> dict[str, str | None]:
+    """Trial id -> commit that its run is tagged with."""
+    return {run.data.tags["trial_id"]: run.data.tags.get(COMMIT) for run in client_and_runs(uri)[1]}
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.server
 import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from pathlib import Path
@@ -18,6 +22,7 @@ import pytest
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.orchestration.mirror import ui
 from pipeline.orchestration.mirror.tracker import Tracker, TrialView
+from pipeline.orchestration.mirror.uri import require_reachable
 
 SCRIPT = """
 import signal, sys
@@ -42,10 +47,44 @@ def test_wrong_scheme_is_refused() -> None:
 
 
 def test_remote_server_is_named_without_its_password() -> None:
-    """There is nothing to serve when the runs are on a server."""
+    """There is nothing to serve when the runs are on a server, whatever it answers."""
     lines: list[str] = []
-    ui.serve_ui("https://me:secret@tracking.example", log=lines.append)
-    assert lines == ["tracking.uri is a server: open https://***@tracking.example"]
+    with http.server.HTTPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as server:
+        answering = threading.Thread(target=server.handle_request)
+        answering.start()
+        ui.serve_ui(f"http://me:secret@127.0.0.1:{server.server_port}", log=lines.append)
+        answering.join()
+    assert lines == [f"tracking.uri is a server: open http://***@127.0.0.1:{server.server_port}"]
+
+
+@pytest.mark.parametrize("scheme", ["http", "postgresql"])
+def test_server_that_is_away_is_not_offered(scheme: str) -> None:
+    """Nobody is sent to an address where nothing answers."""
+    with socket.socket() as unheard:  # bound, but it does not listen
+        unheard.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{unheard.getsockname()[1]}/runs"
+        with pytest.raises(PipelineError, match=rf"Nothing answers at {scheme}://\*\*\*@{address}, the tracking\.uri") as caught:
+            ui.serve_ui(f"{scheme}://me:secret@{address}", log=pytest.fail)
+    assert "secret" not in str(caught.value)
+
+
+def test_file_that_is_no_database_is_named_in_one_line(tmp_path: Path) -> None:
+    """No server is started to die of it; an empty file, and one that another process holds, are left to MLflow."""
+    path = tmp_path / "mlflow.db"
+    for content in (b"these are notes, not runs", b"SQLite format 3\0" + bytes(range(256)) * 20):
+        path.write_bytes(content)
+        with pytest.raises(
+            PipelineError, match=r"mlflow\.db cannot be read as an SQLite database \([^\n]+\)\. Move it away and run"
+        ) as caught:
+            ui.serve_ui(f"sqlite:///{path}", log=pytest.fail)
+        assert "\n" not in str(caught.value)
+        assert path.read_bytes() == content
+    path.write_bytes(b"")
+    require_reachable(f"sqlite:///{path}")
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("CREATE TABLE held (x)")
+        database.execute("BEGIN EXCLUSIVE")
+        require_reachable(f"sqlite:///{path}")
 
 
 def test_taken_port_gives_the_next_free_one() -> None:

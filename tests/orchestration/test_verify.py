@@ -19,16 +19,15 @@ from pipeline.analysis.render.write import FORMATS
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
 from pipeline.analysis.verify.attribution import Attribution
 from pipeline.analysis.verify.tables import Findings, check_tables
-from pipeline.analysis.verify.texts import TOKEN
-from pipeline.errors import ConfigError, PipelineError, StoreError
-from pipeline.orchestration.mirror import check as mlflow_check
+from pipeline.analysis.verify.texts import TOKEN, changes
+from pipeline.errors import ConfigError, StoreError
 from pipeline.orchestration.verify import Verdict, verify
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
-from pipeline.study.params import Tracking
 from tests.orchestration.published import PARAMS, edit_json, make_published
 
 DIGITS = "0123456789"
+FIGURES_LEFT_OUT = "Figures were not compared; `ablate verify --figures` draws them anew and does."
 
 
 @pytest.fixture(scope="session")
@@ -90,7 +89,7 @@ def test_what_was_published_holds(published: Path) -> None:
     assert verdict.checked == {
         "segments": 2, "records": 27, "tables": 2, "formats": 5, "trials": 27, "epochs": 104, "pages": 28,
     }  # fmt: skip
-    assert verdict.notices == ["MLflow was not asked: tracking.uri is null in params.yaml."]
+    assert verdict.notices == ["Runs were not compared, as tracking.uri is null in params.yaml.", FIGURES_LEFT_OUT]
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -202,6 +201,36 @@ def test_tables_of_an_earlier_version_are_said_to_be_so(published: Path) -> None
     assert any(line.startswith("methods: none / cam, test accuracy [json]: mean is 0.5 but ") for line in told())
 
 
+def test_lines_that_are_missing_are_one_message(published: Path) -> None:
+    """Several one after the other are counted from the first; a single one is quoted; a line too many has its own number."""
+    file = published / "tables/methods.csv"
+    lines = file.read_text(encoding="utf-8").split("\n")
+    file.write_text("\n".join(lines[:1] + lines[5:]), encoding="utf-8", newline="")
+    (line,) = told()
+    assert line.startswith('tables/methods.csv: 4 lines are missing from line 2 on, the first of them "tiny,methods,none,')
+    file.write_text("\n".join(lines[:3] + lines[4:]), encoding="utf-8", newline="")
+    (line,) = told()
+    assert line.startswith('tables/methods.csv: line 4 is missing: "')
+    file.write_text("\n".join([*lines[:3], "a", "b", *lines[3:]]), encoding="utf-8", newline="")
+    assert told() == [f'tables/methods.csv: line {number} should not be there: "{text}"' for number, text in ((4, "a"), (5, "b"))]
+
+
+@given(published=st.lists(st.sampled_from("abc")), truth=st.lists(st.sampled_from("abc")))
+def test_changes_lead_from_one_text_to_the_other(published: list[str], truth: list[str]) -> None:
+    """What is told of two texts, applied to the published one from the bottom up, gives the truth."""
+    lines = "\n".join(published).split("\n")
+    wanted = "\n".join(truth).split("\n")
+    for change in reversed(list(changes("\n".join(published), "\n".join(truth)))):
+        place = change.number - 1
+        if change.published is None:
+            lines[place:place] = wanted[change.at : change.at + change.lines]
+            assert wanted[change.at] == change.truth
+        else:
+            assert lines[place] == change.published
+            lines[place : place + 1] = [] if change.truth is None else [change.truth]
+    assert lines == wanted
+
+
 def test_a_difference_by_rounding_is_said_to_be_one(published: Path) -> None:
     """Another processor may round otherwise: the last digit counts, and the reader is told what it may mean."""
 
@@ -265,7 +294,8 @@ def test_a_number_changed_in_the_report_is_named_with_its_cell(published: Path, 
     cell = tables[0].cell("cutout", "cam", "metric_test_acc_top1_last")
     assert cell is not None
     mean, value = f"{number_of(tables[0], 'cutout', 'cam', 'metric_test_acc_top1_last') * 100:.2f}", f"{cell.values[1] * 100:.2f}"
-    for old, new in ((f">{mean} ±", ">12.34 ±"), (f": {mean} ±", ": 12.34 ±"), (f"seed 1: {value} %", "seed 1: 12.34 %")):
+    for old, new in ((f">{mean} ±", ">12.34 ±"), (f"mean {mean} %", "mean 12.34 %"), (f"seed 1: {value} %", "seed 1: 12.34 %")):
+        assert old in original
         index.write_text(original.replace(old, new, 1), encoding="utf-8", newline="")
         lines = told()
         assert [line.split(": line")[0] for line in lines] == ["methods: cutout / cam, test accuracy [report]"], (old, lines)
@@ -435,7 +465,9 @@ def test_a_segment_that_was_removed_names_its_trials(published: Path) -> None:
 def test_a_store_that_is_not_here(published: Path) -> None:
     """After a pull into a fresh clone there is no store: one message instead of one a trial."""
     shutil.rmtree("store")
-    with pytest.raises(StoreError, match=r"The store store holds no trial, .* set `store\.url` in params\.yaml to where it is\."):
+    with pytest.raises(
+        StoreError, match=r"There is no trial in the store at 'store', .* set `store\.url` in params\.yaml to where it is\."
+    ):
         check()
 
 
@@ -445,40 +477,6 @@ def test_outcomes_that_cannot_be_read(published: Path, content: str | None) -> N
     file = published / "results/outcomes.json"
     file.unlink() if content is None else file.write_text(content)
     assert any(line.startswith("results/outcomes.json: ") and "`dvc repro -f run`" in line for line in told())
-
-
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """MLflow's answer: run id -> what is wrong, or an error."""
-    answer: dict[str, Any] = {"uri": [], "wrong": {}}
-
-    def missing_runs(uri: str, run_ids: Any) -> dict[str, str]:
-        answer["uri"].append(uri)
-        if isinstance(answer["wrong"], Exception):
-            raise answer["wrong"]
-        return {run_id: answer["wrong"][run_id] for run_id in run_ids if run_id in answer["wrong"]}
-
-    monkeypatch.setattr(mlflow_check, "missing_runs", missing_runs)
-    return answer
-
-
-def test_a_run_that_is_gone_from_mlflow_is_named(published: Path, tables: list[TableResult], asked: dict[str, Any]) -> None:
-    """With its trial and the cells behind which it is; MLflow that does not answer is a notice, unless it was asked for."""
-    params = PARAMS.model_copy(update={"tracking": Tracking(uri="sqlite:///mlflow.db")})
-    cell = tables[0].cells[0]
-    asked["wrong"] = {cell.run_ids[1]: "deleted"}
-    verdict = verify(params)
-    (problem,) = verdict.problems
-    assert problem.kind == "mlflow"
-    assert problem.where == f"run {cell.run_ids[1]} (trial {cell.trial_ids[1]})"
-    assert problem.message.startswith(f"deleted in MLflow. It is behind methods: {cell.row} / {cell.column}")
-    assert verdict.checked["runs"] == 26  # of 27 trials one diverged
-    assert verify(params, mlflow=False).problems == []
-    asked["wrong"] = PipelineError("The server is down.")
-    assert verify(params).problems == []
-    assert verify(params).notices == ["MLflow was not asked: The server is down."]
-    assert [str(p) for p in verify(params, mlflow=True).problems] == ["MLflow: MLflow was not asked: The server is down."]
-    assert [str(p) for p in verify(PARAMS, mlflow=True).problems] == ["MLflow: MLflow was not asked: tracking.uri is null in params.yaml."]
 
 
 def test_a_study_file_that_was_edited_since_is_a_notice(published: Path) -> None:
@@ -518,12 +516,13 @@ def test_the_command_prints_lines_and_json(published: Path, monkeypatch: pytest.
     (published / "params.yaml").write_text("study: tiny\ntracking: {uri: null}\n")
     code, out = ablate()
     assert code == 0
-    assert "24 cells checked against the store, 0 differ." in out
+    assert "24 cells checked against the store, 0 differences." in out
+    assert FIGURES_LEFT_OUT in out.splitlines()[-3:]
     edit_json(published / "tables/methods.json", lambda document: document["cells"][0].update(sd=0.5))
     code, out = ablate()
     assert code == 1
     assert "methods: none / ce, test accuracy [json]: sd is 0.5 but " in out
-    assert "24 cells checked against the store, 1 differ." in out
+    assert "24 cells checked against the store, 1 difference." in out
     code, out = ablate("--json")
     document = json.loads(out)
     assert code == 1

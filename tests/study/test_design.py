@@ -139,6 +139,9 @@ def test_several_metrics_share_a_cell(declare: Declare, expand_file: Expand) -> 
         ({"metric": []}, r"tables\.t\.metric: metric is the name of a metric, or a list of names, got \[\]"),
         ({"style": {"spread": "std"}}, r"tables\.t\.style\.spread: got 'std'\. Did you mean 'sd'\?"),
         ({"statistics": {"alpha": 0.0}}, r"statistics\.alpha: .*0"),
+        ({"reference": {"P": {"where": {}, "by": []}}}, r"reference\.P\.by: by is a field of the rows, e\.g\. backbone, .*, got \[\]"),
+        ({"reference": {"P": {"where": {}, "by": 3}}}, r"reference\.P\.by: by is a field of the rows, .*, got 3\.$"),
+        ({"reference": {"P": {"where": {}, "by": ["a", "a"]}}}, r"reference\.P\.by: 'a' stands twice in \[a, a\]\. Keep one"),
     ],
 )
 def test_a_slip_in_how_a_table_is_shown_is_refused(declare: Declare, changes: dict[str, Any], message: str) -> None:

@@ -3,44 +3,44 @@
 from __future__ import annotations
 
 import math
-import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-import pyarrow as pa
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
 from pipeline.analysis.figures.captions import Drawing, caption_of
 from pipeline.analysis.figures.style import STYLE, decorate, dot_style, grid_of_axes, line_style, plain
-from pipeline.analysis.metrics import Metric, describe
+from pipeline.analysis.metrics import Metric, baselines, describe
 from pipeline.analysis.tables import CellResult, TableResult
-from pipeline.analysis.wording import one_line
+from pipeline.analysis.tables.cells import Reference
+from pipeline.analysis.wording import join_words, one_line
 
-_FLAT_ENERGY = "metric_test_flat_energy_{selection}"
+_LEAST = 0.2  # of a panel's height that the data keep; a reference further away is written at the edge
+_SCALES = {"symlog": " (symmetric log)", "log": " (log)", "linear": ""}
+_SOFT = "#444444"
 
 
-def sweep(spec: Mapping[str, Any], result: TableResult, trials: pa.Table | None = None) -> Drawing | None:
+def sweep(spec: Mapping[str, Any], result: TableResult) -> Drawing | None:
     """Metrics over one numeric factor: one panel a metric, mean with error bars of ± sample SD.
 
     Where the columns are levels each of them is a line, with a band instead of bars. The x axis is symlog when a level is 0 (linear up
-    to the smallest positive level), log when all levels are positive and span a factor of 10 or more, else linear. With `trials`,
-    panels of an energy get a dotted line at the mean energy of a flat map on the same test images: what a map without any
-    localisation would reach.
+    to the smallest positive level), log when all levels are positive and span a factor of 10 or more, else linear; its label says so.
+    A metric of maps gets a dotted line for each map that does not look at the image, on the same test images.
 
     Returns:
         The figure, or None when the table is no sweep (see `is_sweep`) or has no complete cell.
     """
     if not is_sweep(spec) or all(cell.mean is None for cell in result.cells):
         return None
-    flat = _flat_energy(result, trials) if trials is not None else None
     by_level = result.column_kind == "level"
     drawn = [column for column in result.columns if any(cell.column == column and cell.mean is not None for cell in result.cells)]
     panels = [(metric, result.columns) for metric in result.metrics] if by_level else [("", (column,)) for column in drawn]
     with matplotlib.rc_context(STYLE):
         figure, axes = grid_of_axes(len(panels), share_y=False)
+        told = False
         for ax, (only, columns) in zip(axes, panels, strict=True):
             cells = [cell for cell in result.cells if cell.column in columns and only in ("", cell.metric)]
             metric = describe(cells[0].metric)
@@ -48,14 +48,10 @@ def sweep(spec: Mapping[str, Any], result: TableResult, trials: pa.Table | None 
             _numeric_axis(ax, [_level(cell.row_levels) for cell in cells])
             for column in columns:
                 _draw_line(ax, [cell for cell in cells if cell.column == column], metric, result.columns.index(column), band=by_level)
-            if flat is not None and "energy" in metric.column and "flat" not in metric.column:
-                ax.axhline(flat * metric.scale, linestyle=":", color="#444444")
-                ax.annotate("flat map (no localisation)", (0.98, flat * metric.scale), xycoords=("axes fraction", "data"), ha="right",
-                            va="bottom", fontsize=8, color="#444444", xytext=(0, 2), textcoords="offset points")  # fmt: skip
-                ax.margins(y=0.12)
-            ax.set_xlabel(plain(result.row_fields[0]))
+            told |= _draw_references(ax, metric, result.references)
+            ax.set_xlabel(plain(result.row_fields[0]) + _SCALES[ax.get_xscale()])
             ax.set_ylabel(textwrap.fill(metric.quantity, 34))
-        note = _note(result, by_level=by_level)
+        note = _note(result, by_level=by_level) + (" Dotted: a map that does not look at the image." if told else "")
         styles = {column: {**line_style(i), **_marker(i)} for i, column in enumerate(result.columns) if column in drawn}
         decorate(figure, result.title, note, " / ".join(result.column_fields), list(styles.items()) if by_level else [])
     return figure, caption_of("sweep", result.name, note, _facts(result))
@@ -83,6 +79,27 @@ def _draw_line(ax: Axes, cells: Sequence[CellResult], metric: Metric, i: int, *,
         ax.fill_between(x, low, high, color=line_style(i)["color"], alpha=0.15, linewidth=0)
 
 
+def _draw_references(ax: Axes, metric: Metric, references: Sequence[Reference]) -> bool:
+    """Dotted lines, of those that would leave too little room to the data only words at the edge; whether there are any."""
+    columns = baselines(metric.column).values()
+    values = sorted((value * metric.scale, each.words) for each in references if each.column in columns for value in {each.low, each.high})
+    low, high = ax.get_ylim()
+    style: dict[str, Any] = {"fontsize": 8, "color": _SOFT, "ha": "right", "textcoords": "offset points"}
+    for i, (value, words) in enumerate(values):
+        text = f"{words} {metric.number(value / metric.scale)}{f' {metric.unit}' * bool(metric.unit)}"
+        if high - low >= _LEAST * (max(high, value) - min(low, value)):
+            ax.axhline(value, linestyle=":", color=_SOFT)
+            below = i == 0 and len(values) > 1  # the words of two near lines stand apart
+            ax.annotate(text, (0.98, value), xycoords=("axes fraction", "data"), va="top" if below else "bottom",
+                        xytext=(0, -3 if below else 2), **style)  # fmt: skip
+            continue
+        y, arrow, offset = (0, "↓", 10 * i + 2) if value < low else (1, "↑", -10 * (len(values) - i))
+        ax.annotate(f"{arrow} {text}", (0.98, y), xycoords="axes fraction", va="bottom", xytext=(0, offset), **style)
+    if values:
+        ax.margins(y=0.12)
+    return bool(values)
+
+
 def _marker(i: int) -> dict[str, Any]:
     return {"marker": dot_style(i)["marker"]}
 
@@ -102,9 +119,12 @@ def _facts(result: TableResult) -> list[str]:
         line = [cell for cell in result.cells if (cell.metric, cell.column) == (metric, column) and cell.mean is not None]
         if line:
             described = describe(metric)
-            best = (max if described.higher_is_better else min)(line, key=lambda cell: cell.mean or 0.0)
-            value = f"{described.spread(best.mean or 0.0, best.sd)} {described.unit}".strip()
-            facts.append(f"{one_line(column)}: {described.words} is best at {result.row_fields[0]} = {one_line(best.row)} ({value})")
+            best = (max if described.higher_is_better else min)(cell.mean or 0.0 for cell in line)
+            equal = [cell for cell in line if math.isclose(cell.mean or 0.0, best, rel_tol=1e-12)]
+            where = join_words([one_line(cell.row) for cell in equal])
+            value = join_words(list(dict.fromkeys(described.spread(cell.mean or 0.0, cell.sd) for cell in equal)))
+            unit = f" {described.unit}" * bool(described.unit)
+            facts.append(f"{one_line(column)}: {described.words} is best at {result.row_fields[0]} = {where} ({value}{unit})")
     return facts
 
 
@@ -123,13 +143,3 @@ def _numeric_axis(ax: Axes, levels: Sequence[float]) -> None:
 def _level(row_levels: Mapping[str, Any]) -> float:
     (level,) = row_levels.values()
     return float(level)
-
-
-def _flat_energy(result: TableResult, trials: pa.Table) -> float | None:
-    column = _FLAT_ENERGY.format(selection=result.selection)
-    if column not in trials.column_names:
-        return None
-    ids = {trial_id for cell in result.cells for trial_id in cell.trial_ids}
-    pairs = zip(trials["trial_id"].to_pylist(), trials[column].to_pylist(), strict=True)
-    values = [value for trial_id, value in pairs if trial_id in ids and value is not None and math.isfinite(value)]
-    return statistics.fmean(values) if values else None

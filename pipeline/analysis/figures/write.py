@@ -60,8 +60,8 @@ def _kinds(
     return {
         "accuracy": lambda: accuracy_over_epochs(spec, history, trials),
         "convergence": lambda: convergence(spec, result, history, trials),
-        "sweep": lambda: sweep(spec, result, trials),
+        "sweep": lambda: sweep(spec, result),
         "per_class": lambda: None if panels is None else per_class(result, panels, images),
         "ranks": lambda: ranks(result),
-        "cost": lambda: cost(result, trials),
+        "cost": lambda: cost(result, trials, history),
     }

@@ -31,7 +31,7 @@ def find(where: Mapping[str, str]) -> list[Published]:
         if not matches:
             others = {name: where[name] for name in where if name != field}
             # With two wrong names nothing fits the others: what fits those before this one is listed then.
-            raise _unknown(field, where[field], _with(load_published(), others) or found, others)
+            raise unknown(field, where[field], _with(load_published(), others) or found, others)
         found = matches
     return list(found)
 
@@ -62,11 +62,15 @@ def _text(row: Published) -> str:
     return "\n".join((*(getattr(row, field) for field in FIELDS), row.source, row.note)).lower()
 
 
-def _unknown(field: str, name: object, among: Iterable[Published], others: Mapping[str, str]) -> UnknownNameError:
-    """What to say of a name that nothing has: the nearest, those there are, and how it is written there."""
+def unknown(field: str, name: object, among: Iterable[Published], others: Mapping[str, str]) -> UnknownNameError:
+    """What to say of a name that none `among` published numbers has: the nearest, those there are, and how it is written there.
+
+    Args:
+        others: the other fields that these numbers share, field -> name.
+    """
     known = sorted({getattr(row, field) for row in among})
     near = known if len(known) <= _MOST else difflib.get_close_matches(str(name), known, n=_MOST, cutoff=0.0)
-    same = [each for each in known if _bare(each) == _bare(str(name))]
+    same = [each for each in known if bare(each) == bare(str(name))]
     steps = [f"It is written {' or '.join(map(repr, same))} there."] if same else []
     if len(near) < len(known):
         steps.append(f"These are the nearest of {len(known)}; `ablate published` shows them all.")
@@ -76,6 +80,6 @@ def _unknown(field: str, name: object, among: Iterable[Published], others: Mappi
     )
 
 
-def _bare(name: str) -> str:
+def bare(name: str) -> str:
     """A name without case, hyphens, underscores and blanks."""
     return "".join(letter for letter in name.lower() if letter not in "-_ ")

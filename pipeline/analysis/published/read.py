@@ -49,6 +49,7 @@ class Published:
         spread: in the unit of `value`; None where none was published.
         spread_kind: 'sd' over runs, 'ci95' (half-width), '' without a spread.
         n: number of runs; None where unknown.
+        decimals: digits after the point of the source's number, printed in percent where `is_fraction`.
         protocol: which number of a run counts: 'last', 'best', a median in words, or 'unknown'.
         source: where the number was read.
         note: what else a reader should know; '' for nothing.
@@ -67,6 +68,7 @@ class Published:
     spread: float | None
     spread_kind: str
     n: int | None
+    decimals: int
     protocol: str
     source: str
     note: str = ""
@@ -102,6 +104,7 @@ def _published(row: dict[str, str], group: dict[str, str]) -> Published:
     if counts == "percent wrong":
         value = 100 - value
     unit = 100 if counts.startswith("percent") else 1
+    digits = len(row["value"].partition(".")[2])
     remark = row["source"].partition("[")[2].rstrip("]")  # published.csv puts what is odd about a single row in brackets
     return Published(
         **{name: row[name] for name in FIELDS},
@@ -110,6 +113,7 @@ def _published(row: dict[str, str], group: dict[str, str]) -> Published:
         spread=float(Decimal(row["std"]) / unit) if row["std"] else None,
         spread_kind=group["spread"],
         n=int(group["n"]) if group["n"] else None,
+        decimals=max(digits - 2, 0) if counts == "fraction" else digits,
         protocol=group["protocol"],
         source=row["source"],
         note="; ".join(part for part in (remark, group["note"]) if part),

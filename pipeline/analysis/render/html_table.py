@@ -9,10 +9,10 @@ from typing import Any
 
 import jinja2
 
-from pipeline.analysis.layout import Entry, Grid, Line, lay_out
+from pipeline.analysis.layout import RANK_LABEL, Entry, Grid, Line, lay_out
 from pipeline.analysis.metrics import describe
 from pipeline.analysis.tables import CellResult, TableResult
-from pipeline.analysis.wording import missing_note, one_line
+from pipeline.analysis.wording import missing_note, one_line, told_mean
 
 TRIALS = "trials"  # folder of the pages of trials, beside the report's index.html
 _REPORT = "../report"  # as seen from tables/
@@ -69,13 +69,40 @@ class SeedFact:
 
 
 @dataclass(frozen=True)
+class CellLink:
+    """The name of a cell, or of a column, and the place on the page that tells what it is made of."""
+
+    name: str
+    href: str
+
+
+@dataclass(frozen=True)
 class CellFacts:
-    """One number and the trials behind it; `anchor` is its id on the page."""
+    """One number and the trials behind it; `anchor` is its id on the page, `baseline` the cell that it is compared with."""
 
     anchor: str
     name: str
     text: str
     seeds: tuple[SeedFact, ...]
+    baseline: CellLink | None
+
+
+@dataclass(frozen=True)
+class ClosingFacts:
+    """What stands below one column: the cells that it is computed of, and the column that an average is compared with."""
+
+    anchor: str
+    name: str
+    cells: tuple[CellLink, ...]
+    baseline: CellLink | None
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What all numbers of a table are made of."""
+
+    cells: tuple[CellFacts, ...]
+    closing: tuple[ClosingFacts, ...]
 
 
 class Anchors:
@@ -94,6 +121,10 @@ class Anchors:
     def difference(self, cell: CellResult) -> str:
         """Where its difference to the baseline is judged."""
         return f"difference-{self._place(cell)}"
+
+    def closing(self, column: str, metric: str) -> str:
+        """Where the cells are listed of which the average and the rank of a column are computed."""
+        return f"closing-{self._table}-{self._columns[column]}{self._metrics[metric]}"
 
     def _place(self, cell: CellResult) -> str:
         return f"{self._table}-{self._rows[cell.row]}-{self._columns[cell.column]}{self._metrics[cell.metric]}"
@@ -117,7 +148,12 @@ def template(name: str) -> jinja2.Template:
 
 
 def html_table(result: TableResult, *, differences: bool = False) -> HtmlTable:
-    """The table with its links: numbers lead to `Anchors.cell`, with `differences` those of differences to `Anchors.difference`."""
+    """The table with its links: numbers lead to `Anchors.cell`, those of closing lines to `Anchors.closing`.
+
+    Args:
+        result: the table.
+        differences: whether the page has `Anchors.difference` too, where numbers of differences then lead.
+    """
     grid, anchors = lay_out(result), Anchors(result)
     places = list(_places(result, grid))
 
@@ -126,13 +162,15 @@ def html_table(result: TableResult, *, differences: bool = False) -> HtmlTable:
             return ""
         kind, column, metric = place
         cell = result.cell(row, column, metric)
-        if cell is None or (kind != "value" and not (differences and cell.delta is not None and cell.delta.mean is not None)):
+        if cell is None or (kind != "value" and cell.delta is None):
             return ""
-        return "#" + (anchors.cell(cell) if kind == "value" else anchors.difference(cell))
+        judged = differences and kind != "value" and cell.delta is not None and cell.delta.mean is not None
+        return "#" + (anchors.difference(cell) if judged else anchors.cell(cell))
 
     def line(source: Line, row: str | None) -> HtmlLine:
-        hrefs = ["" if row is None else href(row, place) for place in places]
-        cells = tuple(LinkedEntry(entry, link) for entry, link in zip(source.entries, hrefs, strict=True))
+        below = ["" if place is None else f"#{anchors.closing(*place[1:])}" for place in places]
+        hrefs = below if row is None else [href(row, place) for place in places]
+        cells = tuple(LinkedEntry(entry, link if entry.text else "") for entry, link in zip(source.entries, hrefs, strict=True))
         return HtmlLine(source.short if source.group else source.label, cells, source.kind)
 
     rows = iter(result.rows)
@@ -154,7 +192,7 @@ def _places(result: TableResult, grid: Grid) -> Iterator[tuple[str, str, str] | 
         yield (column.kind, *next(left[column.kind])) if column.kind in left else None
 
 
-def cell_facts(result: TableResult, folder: str, runs: Mapping[str, str] | None = None) -> list[CellFacts]:
+def cell_facts(result: TableResult, folder: str, runs: Mapping[str, str] | None = None) -> TableFacts:
     """What each number of a table is made of, seed by seed, those without a value among them.
 
     Args:
@@ -163,7 +201,7 @@ def cell_facts(result: TableResult, folder: str, runs: Mapping[str, str] | None 
         runs: trial id -> address of its MLflow run.
     """
     anchors, facts = Anchors(result), []
-    several = len(result.metrics) > 1
+    decimals = result.style["decimals"]
 
     def seed(text: str, trial_id: str | None) -> SeedFact:
         page = f"{folder}/{trial_id}.html" if trial_id else ""
@@ -173,11 +211,38 @@ def cell_facts(result: TableResult, folder: str, runs: Mapping[str, str] | None 
         metric = describe(cell.metric)
         unit = f" {metric.unit}" if metric.unit else ""
         told = [
-            (number, seed(f"seed {number}: {metric.number(value)}{unit}", trial_id))
+            (number, seed(f"seed {number}: {metric.number(value, decimals=decimals)}{unit}", trial_id))
             for number, value, trial_id in zip(cell.seeds, cell.values, cell.trial_ids, strict=True)
         ]
         told += [(missing.seed, seed(missing_note([missing]), missing.trial_id)) for missing in cell.missing]
-        text = f"{metric.spread(cell.mean, cell.sd)}{unit}" if cell.mean is not None else "no mean, as a seed is missing"
-        name = f"{one_line(cell.row)} / {one_line(cell.column)}" + (f", {metric.words}" if several else "")
-        facts.append(CellFacts(anchors.cell(cell), name, text, tuple(fact for _, fact in sorted(told, key=lambda pair: pair[0]))))
-    return facts
+        seeds = tuple(fact for _, fact in sorted(told, key=lambda pair: pair[0]))
+        facts.append(CellFacts(anchors.cell(cell), _name(result, cell), told_mean(result, cell), seeds, _baseline(result, cell, anchors)))
+    return TableFacts(tuple(facts), tuple(_closing_facts(result, anchors)))
+
+
+def _name(result: TableResult, cell: CellResult) -> str:
+    return f"{one_line(cell.row)} / {one_line(cell.column)}" + (f", {describe(cell.metric).words}" if len(result.metrics) > 1 else "")
+
+
+def _baseline(result: TableResult, cell: CellResult, anchors: Anchors) -> CellLink | None:
+    delta = cell.delta
+    base = None if delta is None else result.cell(delta.baseline_row, delta.baseline_column, cell.metric)
+    return None if base is None else CellLink(_name(result, base), f"#{anchors.cell(base)}")
+
+
+def _closing_facts(result: TableResult, anchors: Anchors) -> Iterator[ClosingFacts]:
+    """One a column with an average or a rank that is printed."""
+    averages = {(each.column, each.metric): each for each in result.averages if result.style["averages"]}
+    ranked = result.style["ranks"] and bool(result.rankings)
+    for metric in result.metrics if averages or ranked else ():
+        for column in result.columns:
+            cells = [cell for row in result.complete_rows if (cell := result.cell(row, column, metric)) is not None]
+            average = averages.get((column, metric))
+            delta = average.delta if average is not None else None
+            base = (
+                None if delta is None else CellLink(one_line(delta.baseline_column), f"#{anchors.closing(delta.baseline_column, metric)}")
+            )
+            words = " and ".join(["mean over rows"] * bool(averages) + [f"{RANK_LABEL} among the columns of these rows"] * ranked)
+            links = tuple(CellLink(_name(result, cell), f"#{anchors.cell(cell)}") for cell in cells)
+            measured = f", {describe(metric).words}" if len(result.metrics) > 1 else ""
+            yield ClosingFacts(anchors.closing(column, metric), f"{one_line(column)}{measured}: {words}", links, base)

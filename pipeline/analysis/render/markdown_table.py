@@ -14,7 +14,7 @@ _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "|": "&#124;"}
 
 
 def render_markdown(result: TableResult) -> str:
-    """Caption, pipe table (best values in bold, closing lines in italics), footnotes.
+    """Caption, pipe table (best values in bold, closing lines in italics), footnotes, a link to the JSON file beside it.
 
     A pipe table has one header line, so each column has its whole header there; grouped rows have the name of the group in a column of
     its own, on the first line of the group.
@@ -29,6 +29,7 @@ def render_markdown(result: TableResult) -> str:
         lines.append(_row([*_labels(grid, line, line.group != group), *map(_entry, line.entries)]))
         group = line.group
     lines += _notes(grid)
+    lines += ["", f"[Trials behind each number]({grid.name}.json)"]
     return "\n".join(lines) + "\n"
 
 

@@ -48,7 +48,7 @@ def render_text(result: TableResult, *, width: int = 100) -> str:
     text = f"{grid.heading} {grid.caption}"
     labels, blocks_of_columns = _fit(grid, width)
     blocks = ["\n".join(_block(grid, labels, columns, width)) for columns in blocks_of_columns]
-    notes = [textwrap.fill(f"{mark}  {note}", width, subsequent_indent="   ") for mark, note in grid.notes]
+    notes = [textwrap.fill(f"{mark}  {note}", width, subsequent_indent="   ", break_on_hyphens=False) for mark, note in grid.notes]
     return "\n\n".join(["\n".join(textwrap.wrap(text, width)), *blocks, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.analysis.figures.captions import WORDS
 from pipeline.analysis.figures.panels import Caption
+from pipeline.analysis.render.html_table import TRIALS
+from pipeline.analysis.report.listing import Link
 from pipeline.errors import ConfigError, did_you_mean
 
 _PICTURES = {"maps": "Class activation maps", "features": "Features of test images"}  # folded, as they are many
 _ENLARGED = 1.1  # how much a figure may be enlarged: letters of wide and of narrow figures are then of about one size
+_HIGH = 1.2  # of the width
 _GLYPH = re.compile(r'<path id="([^"]+)"(?: d="([^"]*)")? transform="scale\(0\.015625\)"/>')
 _IMAGE = re.compile(r"<image\b([^>]*)/>")
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure as markup, and the words below it."""
+    """A figure as markup, and the words below it, in which ids of trials lead to their pages."""
 
     svg: str
     words: str
     folded: bool
+    parts: tuple[str | Link, ...]
 
 
 class Shared:
@@ -55,9 +59,12 @@ class Shared:
 
 
 def pictures_by_table(
-    paths: Iterable[Path], tables: Sequence[str], captions: Mapping[Path, Caption], shared: Shared
+    paths: Iterable[Path], tables: Sequence[str], captions: Mapping[Path, Caption], shared: Shared, pages: Container[str] = ()
 ) -> dict[str, list[Picture]]:
     """The SVG files among `paths`, by table, in the order to show.
+
+    Args:
+        pages: ids of the trials that have a page.
 
     Raises:
         ConfigError: a figure belongs to none of the tables.
@@ -80,7 +87,7 @@ def pictures_by_table(
         words = WORDS.get(kind) or _PICTURES.get(kind.partition("_")[0]) or kind.replace("_", " ").capitalize()
         caption = captions.get(path, Caption(f"{words}.", f"{words}, table {table}"))
         svg = inline_svg(path.read_text(encoding="utf-8"), caption.alt, shared)
-        pictures[table].append(Picture(svg, caption.text, _is_picture(kind)))
+        pictures[table].append(Picture(svg, caption.text, _is_picture(kind), _linked(caption.text, pages)))
     return pictures
 
 
@@ -113,9 +120,12 @@ def inline_svg(text: str, label: str, shared: Shared) -> str:
 
 
 def _widest(element: str) -> str:
-    """A limit for the width of a small figure, whose letters would be large across the whole page."""
-    width = re.search(r'\bwidth="([\d.]+)pt"', element)
-    return f' style="max-width: {_ENLARGED * float(width[1]):.0f}pt"' if width else ""
+    """A limit for the width of a small figure, whose letters would be large across the whole page; on paper a high one has a page."""
+    width, height = (re.search(rf'\b{name}="([\d.]+)pt"', element) for name in ("width", "height"))
+    if width is None:
+        return ""
+    high = height is not None and float(height[1]) > _HIGH * float(width[1])
+    return f' style="max-width: {_ENLARGED * float(width[1]):.0f}pt{"; --high: 22cm" * high}"'
 
 
 def _image(match: re.Match[str], shared: Shared) -> str:
@@ -125,6 +135,11 @@ def _image(match: re.Match[str], shared: Shared) -> str:
     placed = re.search(r'transform="[^"]*"', match[1])
     rest = re.sub(r'\s+(?:transform|id)="[^"]*"', "", f" {match[1].strip()}").strip()
     return f'<use {placed[0] if placed else ""} href="#{shared.shape("image", rest)}"/>'
+
+
+def _linked(text: str, pages: Container[str]) -> tuple[str | Link, ...]:
+    """A text in parts, each id of a trial as a link to its page."""
+    return tuple(Link(part, f"{TRIALS}/{part}.html") if part in pages else part for part in re.split(r"([\w-]+)", text) if part)
 
 
 def _kind(path: Path) -> str:

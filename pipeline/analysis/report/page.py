@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from pipeline.analysis.figures.panels import Caption
 from pipeline.analysis.render.html_table import TRIALS, Anchors, cell_facts, html_table, render_template
 from pipeline.analysis.report.figures import Picture, Shared, pictures_by_table
 from pipeline.analysis.report.listing import Link, Listing
-from pipeline.analysis.report.provenance import hardware, mixed_hardware, provenance_rows
+from pipeline.analysis.report.protocol import protocol_of
+from pipeline.analysis.report.provenance import hardware, mixed_hardware, provenance_rows, trained_rows
 from pipeline.analysis.report.statistics import published_of, statistics_of, verdict
 from pipeline.analysis.report.trial_page import write_trial_pages
 from pipeline.analysis.tables import TableResult
@@ -35,6 +37,7 @@ def write_report(
     history: pa.Table | None = None,
     planned: pa.Table | None = None,
     run_links: Mapping[str, str] | None = None,
+    description: str = "",
 ) -> Path:
     """Write `folder/index.html` and a page a trial, `folder/trials/<trial_id>.html`; returns the path of the index.
 
@@ -48,20 +51,26 @@ def write_report(
         history: results/history.parquet, for the curves of the trials.
         planned: plan/trials.parquet, for the configuration of the trials.
         run_links: MLflow run id -> address.
+        description: what the study file says that the study is about.
 
     Raises:
         ConfigError: a figure belongs to none of the tables, or a table's name cannot be part of an address.
         StoreError: a trial id cannot be the name of a page.
     """
     shared = Shared()
-    pictures = pictures_by_table(figure_paths, [result.name for result in results], captions or {}, shared)
+    pages = frozenset(trials["trial_id"].to_pylist())
+    pictures = pictures_by_table(figure_paths, [result.name for result in results], captions or {}, shared, pages)
     runs = _runs(trials, run_links or {})
-    facts = Listing("Code, versions and data", ("what", "value"), tuple(provenance_rows(provenance)), texts=2)
+    facts = Listing("Code, versions and data", ("what", "value"), (*trained_rows(trials), *provenance_rows(provenance)), texts=2)
     page = render_template(
         "report.html.j2",
         study=study,
+        description=one_line(description),
+        finished=_finished(trials),
         counts=_counts(results, trials),
         sections=[_section(result, pictures[result.name], trials, runs) for result in results],
+        served=bool(runs),
+        protocol=protocol_of(results, planned),
         troubled=_troubled(results, trials),
         provenance=[listing for listing in (facts if facts.rows else None, hardware(trials)) if listing is not None],
         shared=shared,
@@ -93,6 +102,12 @@ def _runs(trials: pa.Table, run_links: Mapping[str, str]) -> dict[str, str]:
         return {}
     pairs = zip(trials["trial_id"].to_pylist(), trials["run_id"].to_pylist(), strict=True)
     return {trial_id: run_links[run_id] for trial_id, run_id in pairs if run_id in run_links}
+
+
+def _finished(trials: pa.Table) -> str:
+    """The day (UTC) on which the last trial finished, '2026-11-23'; '' where no record tells."""
+    last = pc.max(trials["time_finished_ns"]).as_py() if "time_finished_ns" in trials.column_names else None
+    return "" if last is None else datetime.fromtimestamp(last / 1e9, UTC).date().isoformat()
 
 
 def _counts(results: Sequence[TableResult], trials: pa.Table) -> str:

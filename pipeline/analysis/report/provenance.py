@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from pipeline.analysis.report.listing import Listing
 from pipeline.analysis.tables import TableResult
 from pipeline.analysis.wording import join_words, one_line
+from pipeline.errors import counted
+from pipeline.store.records import checkout_words
 
 # What may change the last bits of a result; the host does not.
 _MACHINE = ("env_device", "env_device_name", "env_torch", "env_python", "env_threads")
@@ -26,6 +28,26 @@ def provenance_rows(provenance: Mapping[str, Any], prefix: str = "") -> list[tup
         else:
             rows.append((f"{prefix}{key}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)))
     return rows
+
+
+def trained_rows(trials: pa.Table) -> list[tuple[str, str]]:
+    """A fact for each commit that trials were trained at, the one of most trials first; those that never ran are left out."""
+    kinds: Counter[tuple[str | None, bool | None]] = Counter(
+        (row["env_git_commit"], row["env_git_dirty"])
+        for row in _columns(trials, ["state", "env_git_commit", "env_git_dirty"])
+        if has_run(row["state"])
+    )
+    return [("trials trained at commit", f"{counted(count, 'trial')}: {commit_words(*kind)}") for kind, count in kinds.most_common()]
+
+
+def has_run(state: str | None) -> bool:
+    """Whether a trial of the results has a record."""
+    return state not in ("planned", "skipped")
+
+
+def commit_words(commit: str | None, dirty: bool | None) -> str:
+    """The commit of a trial and whether files differed from it; said as well where its record does not tell."""
+    return "not recorded" if commit is None else checkout_words(commit, dirty)
 
 
 def hardware(trials: pa.Table) -> Listing | None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from pipeline.analysis.layout import DAGGER
 from pipeline.analysis.metrics import Metric, describe
 from pipeline.analysis.render.html_table import Anchors
-from pipeline.analysis.report.listing import Listing
+from pipeline.analysis.report.listing import Link, Listing
+from pipeline.analysis.statistics.paired import hedges_correction
 from pipeline.analysis.statistics.rankings import Rankings
 from pipeline.analysis.tables import CellResult, Delta, TableResult
 from pipeline.analysis.wording import PROTOCOL_WORDS, TEST_WORDS, join_words, one_line, small_n
 
 _NONE = "--"
 _NAMED = 3  # significant cells that a sentence names
+_MANY = 10  # seeds, from which on few seeds are no matter
+_BOOTSTRAP_HOLDS = {3: 75, 5: 84, 10: 91}  # seeds -> % of 95 % intervals, benchmarks/results/statistics_coverage-cpu.md
 
 
 def verdict(result: TableResult) -> list[str]:
@@ -43,9 +46,9 @@ def _differences(result: TableResult) -> list[Listing]:
         return []
     arms_are_rows = any(delta.baseline_row != cell.row for cell, delta in cells)
     anchors, several = Anchors(result), len(result.metrics) > 1
-    rows = tuple(
+    rows: tuple[tuple[str | Link, ...], ...] = tuple(
         (
-            one_line(cell.row),
+            Link(one_line(cell.row), f"#{anchors.cell(cell)}"),
             one_line(cell.column),
             *([one_line(delta.baseline_row)] if arms_are_rows else []),
             *([describe(cell.metric).short_quantity] if several else []),
@@ -55,14 +58,14 @@ def _differences(result: TableResult) -> list[Listing]:
     )
     percent = f"{100 * result.confidence:g} %"
     names = ["row", "column", *(["minus row"] if arms_are_rows else []), *(["metric"] if several else [])]
-    numbers = ["n", "Δ", "SD", f"{percent} t interval", f"{percent} bootstrap interval"]
-    tests = ["p sign-flip", "p t", "p Wilcoxon", "p after Holm", "effect size"]
+    numbers = ["n", "Δ", "p after Holm", "effect size", f"{percent} t interval", "SD"]  # those that matter first, where all do not fit
+    raw = ["p sign-flip", "p t", "p Wilcoxon", f"{percent} bootstrap interval"]
     units = {describe(cell.metric).difference_unit for cell, _ in cells}
     unit = f" in {units.pop()}" if len(units) == 1 and "" not in units else ""
     return [
         Listing(
             f"Differences to the baseline {one_line(result.baseline)}{unit}",
-            (*names, *numbers, *tests),
+            (*names, *numbers, *raw),
             rows,
             texts=len(names),
             ids=tuple(anchors.difference(cell) for cell, _ in cells),
@@ -80,8 +83,27 @@ def _difference_note(result: TableResult) -> str:
         else "One seed allows no test.",
         *small_n(result),
         "Wilcoxon's test needs 6 differences that are not 0. Effect size: Cohen's d_z, the mean of the differences over their SD.",
+        *_few_seeds([cell.delta.n for cell in result.cells if cell.delta is not None], effects=True),
     ]
     return " ".join(parts)
+
+
+def _few_seeds(sizes: Iterable[int], *, effects: bool) -> list[str]:
+    """What few seeds do to the bootstrap interval and, with `effects`, to the effect size; [] from 10 seeds on."""
+    n = min((size for size in sizes if size > 1), default=_MANY)
+    if n >= _MANY:
+        return []
+    shares = ", ".join(f"{share} % with {size}" for size, share in _BOOTSTRAP_HOLDS.items())
+    told = [
+        "Few seeds make bootstrap intervals too narrow: the share of 95 % ones that hold the true mean is "
+        f"{shares} seeds (simulated normal noise)."
+    ]
+    correction = hedges_correction(n - 1)
+    if effects and correction:
+        told.append(
+            f"Few seeds also make effect sizes too large: {n} seeds {1 / correction:.2f} times on average, if differences are normal."
+        )
+    return told
 
 
 def _difference(delta: Delta, metric: Metric) -> tuple[str, ...]:
@@ -91,12 +113,12 @@ def _difference(delta: Delta, metric: Metric) -> tuple[str, ...]:
     return (
         str(delta.n),
         number(delta.mean),
-        number(delta.sd, signed=False),
-        _interval(delta.ci, number),
-        _interval(delta.bootstrap_ci, number),
-        *(_p(p) for p in (delta.p_sign_flip, delta.p_t, delta.p_wilcoxon)),
         _p(delta.p_holm) + (f" {DAGGER}" if delta.significant else ""),
         _NONE if delta.effect is None else f"{delta.effect:+.2f}",
+        _interval(delta.ci, number),
+        number(delta.sd, signed=False),
+        *(_p(p) for p in (delta.p_sign_flip, delta.p_t, delta.p_wilcoxon)),
+        _interval(delta.bootstrap_ci, number),
     )
 
 
@@ -174,7 +196,12 @@ def _summaries(result: TableResult) -> Listing:
         (*names, "n", "mean", "SD", "SE", "median", f"{percent} t interval", f"{percent} bootstrap interval"),
         rows,
         texts=len(names),
-        note="SD with n − 1 in the denominator; SE: SD over the square root of n. A cell that lacks a seed has no numbers.",
+        note=" ".join(
+            [
+                "SD with n − 1 in the denominator; SE: SD over the square root of n. A cell that lacks a seed has no numbers.",
+                *_few_seeds([cell.n for cell in result.cells], effects=False),
+            ]
+        ),
     )
 
 
@@ -194,12 +221,15 @@ def published_of(result: TableResult) -> list[Listing]:
         for row, entry in column.entries.items():
             if entry is None:
                 continue
-            spread = f" ± {metric.number(entry.spread)}" if entry.spread is not None else ""
+            spread = f" ± {metric.number(entry.spread, decimals=entry.decimals)}" if entry.spread is not None else ""
             kind = {"sd": " (SD over runs)", "ci95": " (half a 95 % interval)"}.get(entry.spread_kind, "") if spread else ""
             protocol = PROTOCOL_WORDS.get(entry.protocol, entry.protocol)
             n = "unknown" if entry.n is None else str(entry.n)
-            names = (one_line(row), one_line(column.header), f"{entry.method}, {entry.backbone}, {entry.dataset}")
-            rows.append((*names, f"{metric.number(entry.value)}{spread}{kind}", protocol, n, entry.source, entry.evidence, entry.note))
+            task = () if entry.task == "classification" else (f"task {entry.task}",)
+            teacher = (f"teacher {entry.teacher}",) if entry.teacher else ()
+            what = ", ".join((entry.method, entry.backbone, entry.dataset, *task, *teacher))
+            number = f"{metric.number(entry.value, decimals=entry.decimals)}{spread}{kind}"
+            rows.append((one_line(row), one_line(column.header), what, number, protocol, n, entry.source, entry.evidence, entry.note))
     if not rows:
         return []
     headers = ("row", "column", "what", "number", "epoch shown", "runs", "source", "how protocol and runs are known", "note")

@@ -17,13 +17,15 @@ import pyarrow as pa
 from pipeline.analysis.metrics import SELECTION_WORDS, describe
 from pipeline.analysis.render.html_table import TRIALS, Anchors, render_template, template
 from pipeline.analysis.report.listing import Link
+from pipeline.analysis.report.provenance import commit_words, has_run
 from pipeline.analysis.report.trial_curves import Histories
 from pipeline.analysis.tables import CellResult, TableResult
 from pipeline.analysis.wording import one_line
-from pipeline.errors import StoreError
+from pipeline.errors import StoreError, counted
 
 _STATES = {"complete": "complete", "planned": "not trained yet"}
 _HEAD = ("trial_id", "name", "state", "reason", "failure", "attempt", "resumed", "adopted_from", "seed", "run_id", "cell_id")
+_GIT = ("env_git_commit", "env_git_dirty")
 _SELECTIONS = {"last": "last epoch", "best_val": "best validation epoch", "best_test": "best test epoch (optimistic)"}
 _PLACED = ("time_", "mem_", "env_", "factor_", "seed_")  # prefixes of the columns that have a place of their own
 _BATCH = 256  # trials that are Python objects at a time
@@ -109,6 +111,7 @@ def trial_context(row: Mapping[str, Any], study: Study, histories: Histories, pl
         "state": _STATES.get(row.get("state", ""), row.get("state", "unknown")),
         "reason": one_line(row.get("reason", "")),
         "seed": row.get("seed"),
+        "has_run": has_run(row.get("state")),
         "why": _why(row, study),
         "askers": study.askers.get(trial_id, {}),
         "run": study.runs.get(trial_id, ""),
@@ -117,25 +120,58 @@ def trial_context(row: Mapping[str, Any], study: Study, histories: Histories, pl
         "curves": histories.curves(trial_id),
         "costs": [_measure(name, value) for name, value in rest if name.startswith(("time_", "mem_"))],
         "config": _config(row, spec),
-        "environment": [(_bare(name), str(value)) for name, value in rest if name.startswith("env_")],
+        "environment": _environment(row),
         "identity": _identity(row, spec),
         "record": [(name.replace("_", " "), str(value)) for name, value in rest if not name.startswith(_PLACED)],
     }
 
 
 def _why(row: Mapping[str, Any], study: Study) -> list[str | Link]:
-    """Why it ran, or did not, as far as plan and record tell: texts and links in their order."""
-    said: list[str | Link] = []
-    if row.get("adopted_from"):
-        origin = row["adopted_from"]
-        said += ["Not trained anew after a change of code: adopted from trial"]
-        said += [Link(origin, f"{origin}.html") if origin in study.ids else origin, "as re-run trials were equal bit for bit."]
+    """What made it run, when and with which code, as far as the record tells: texts and links in their order; nothing if it never ran."""
+    if not has_run(row.get("state")):
+        return []
+    said = [*(_adoption(row["adopted_from"], study) if "adopted_from" in row else [_demand(row, study)]), *_end(row)]
+    said.append(f"Commit that it was trained at: {commit_words(*map(row.get, _GIT))}.")
     if row.get("attempt", 0) > 1:
-        earlier = row["attempt"] - 1
-        said.append(f"Attempt {row['attempt']}, after {earlier} failed one{'s' if earlier > 1 else ''}.")
+        said.append(f"Attempt {row['attempt']}, after {counted(row['attempt'] - 1, 'failed one')}.")
     if row.get("resumed"):
-        said.append(f"Continued from a checkpoint {row['resumed']} time{'s' if row['resumed'] > 1 else ''}.")
+        said.append(f"Continued from a checkpoint {counted(row['resumed'], 'time')}; commit and environment are those of its last process.")
     return said
+
+
+def _adoption(origin: str, study: Study) -> list[str | Link]:
+    trained = Link(origin, f"{origin}.html") if origin in study.ids else origin
+    return ["Not trained anew after a change of code: adopted from trial", trained, "as re-run trials were equal bit for bit."]
+
+
+def _demand(row: Mapping[str, Any], study: Study) -> str:
+    """For whom it was trained: a study that finds it in the store uses it again."""
+    first = row.get("env_study")
+    new = "The store had no finished trial of this identity, so it was run"
+    if first is None:
+        return f"{new}; for which study was not recorded."
+    if first == study.name:
+        return f"{new} for this study."
+    return f"{new} for study {one_line(first)}. This study uses the stored trial again, as its identity is the same."
+
+
+def _end(row: Mapping[str, Any]) -> list[str]:
+    """When its record was written, and after how long; of a copy that was adopted, when that was."""
+    if "time_finished_ns" not in row:
+        return []
+    when = _measure("time_finished_ns", row["time_finished_ns"])[1]
+    if "adopted_from" in row:
+        return [f"Adopted on {when}."]
+    took = f" after {_measure('time_total_s', row['time_total_s'])[1]}" if "time_total_s" in row else ""
+    return [f"Finished on {when}{took}."]
+
+
+def _environment(row: Mapping[str, Any]) -> Facts:
+    """Machine, versions, study and commit of the run that trained it; nothing of a trial that never ran."""
+    if not has_run(row.get("state")):
+        return []
+    plain = [(_bare(name), str(value)) for name, value in row.items() if name.startswith("env_") and name not in _GIT]
+    return [*plain, ("git commit", commit_words(*map(row.get, _GIT)))]
 
 
 def _metrics(row: Mapping[str, Any], layout: Iterable[MetricRow]) -> Iterator[tuple[str, list[str]]]:

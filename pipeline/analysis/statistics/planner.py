@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import combinations
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import chdtri, stdtrit
 from scipy.stats import nct
 
-from pipeline.analysis.statistics.batches import Floats, checked_share
+from pipeline.analysis.statistics.batches import Floats, checked_share, noise
 from pipeline.analysis.statistics.intervals import Interval
-from pipeline.analysis.statistics.paired import EXACT_UP_TO, checked_test, sign_flip_p, smallest_p
+from pipeline.analysis.statistics.paired import EXACT_UP_TO, checked_test, smallest_p
 from pipeline.errors import ConfigError
 
 PlannedTest = Literal["sign_flip", "t"]
 
 SIMULATIONS = 4_000
+MOST_SEEDS = 1_000  # beyond these no number of seeds is named
 _ROOMY = 16  # attainable p values below alpha from which the sign-flip test is as good as the t test (docs/statistics.md)
 _SEED = 20_210_903
 
@@ -35,7 +39,7 @@ def smallest_difference(
     that a result is right to about 2 %), and None where 2^(1-n) > a.
 
     Args:
-        sd: sample SD of the paired differences.
+        sd: sample SD of the paired differences; above 0, as equal differences do not tell how far apart others will be.
 
     Raises:
         ConfigError: an argument out of its range, or an unknown test.
@@ -53,21 +57,42 @@ def seeds_needed(
     power: float = 0.8,
     comparisons: int = 1,
     test: PlannedTest = "sign_flip",
-    limit: int = 1000,
+    limit: int = MOST_SEEDS,
 ) -> int | None:
-    """The number of pairs from which `smallest_difference` is at most |difference|; None where more than `limit` are needed.
+    """The number of pairs from which `smallest_difference` is at most `difference`; None where more than `limit` are needed.
 
     Raises:
-        ConfigError: an argument out of its range, an unknown test, or a difference of 0.
+        ConfigError: an argument out of its range, or an unknown test.
     """
     _check(sd, alpha, power, comparisons, test)
-    if not math.isfinite(difference) or difference == 0:
-        raise ConfigError(f"The difference to be shown must be finite and not 0, but is {difference}. Name the smallest one that matters.")
-    level = alpha / comparisons
-    for n in range(2, limit + 1):
-        if smallest_p(test, n) <= level and (sd == 0 or _has_power(n, abs(difference) / sd, level, power, test)):
+    check_goal(power, difference, alpha=alpha)
+    level, effect = alpha / comparisons, difference / sd
+
+    def enough(n: int) -> bool:
+        return smallest_p(test, n) <= level and _has_power(n, effect, level, power, test)
+
+    for n in range(2, min(limit, EXACT_UP_TO) + 1):
+        if enough(n):
             return n
-    return None
+    # From here on nothing is simulated, so power rises with n.
+    n = bisect_left(range(limit + 1), True, lo=min(limit, EXACT_UP_TO) + 1, key=enough)
+    return n if n <= limit else None
+
+
+def check_goal(power: float, difference: float | None, *, alpha: float = 0.05) -> None:
+    """Refuse a power or a difference that nobody can plan for.
+
+    Raises:
+        ConfigError: the power is no share, or not above alpha; the difference is not finite and above 0.
+    """
+    checked_share("power", power)
+    if power <= alpha:
+        raise ConfigError(f"power must be above alpha, but is {power} with alpha = {alpha}: no effect at all has that much.")
+    if difference is not None and not (math.isfinite(difference) and difference > 0):
+        raise ConfigError(
+            f"The difference to be shown must be finite and above 0, but is {difference}. "
+            "Name the size of the smallest one that matters; the test looks in both directions."
+        )
 
 
 def pooled_sd(sds: Sequence[float | None], ns: Sequence[int]) -> float | None:
@@ -94,8 +119,8 @@ def sd_interval(sd: float, degrees: int, confidence: float = 0.95) -> Interval:
         ConfigError: an argument out of its range.
     """
     checked_share("confidence", confidence)
-    if not (math.isfinite(sd) and sd >= 0 and degrees >= 1):
-        raise ConfigError(f"An SD must be 0 or more and have at least one degree of freedom, but got {sd} with {degrees}.")
+    if not (math.isfinite(sd) and sd > 0 and degrees >= 1):
+        raise ConfigError(f"An SD must be above 0 and have at least one degree of freedom, but got {sd} with {degrees}. Run more seeds.")
     tail = (1 - confidence) / 2
     return tuple(sd * math.sqrt(degrees / float(chdtri(degrees, above))) for above in (tail, 1 - tail))  # type: ignore[return-value]
 
@@ -103,13 +128,14 @@ def sd_interval(sd: float, degrees: int, confidence: float = 0.95) -> Interval:
 def _check(sd: float, alpha: float, power: float, comparisons: int, test: PlannedTest) -> None:
     checked_test(test, get_args(PlannedTest))
     checked_share("alpha", alpha)
-    checked_share("power", power)
-    if power <= alpha:
-        raise ConfigError(f"power must be above alpha, but is {power} with alpha = {alpha}: no effect at all has that much.")
+    check_goal(power, None, alpha=alpha)
     if comparisons < 1:
         raise ConfigError(f"comparisons must be at least 1, but is {comparisons}. It is the number of differences in the table.")
-    if not (math.isfinite(sd) and sd >= 0):
-        raise ConfigError(f"The SD of the differences must be finite and 0 or more, but is {sd}. One seed has none: run at least two.")
+    if not (math.isfinite(sd) and sd > 0):
+        raise ConfigError(
+            f"The SD of the differences must be finite and above 0, but is {sd}. "
+            "One seed has none, and equal differences do not tell it: run more seeds."
+        )
 
 
 @lru_cache(maxsize=1024)
@@ -146,7 +172,29 @@ def _t_power(n: int, effect: float, level: float) -> float:
 
 
 def _simulated_power(n: int, effect: float, level: float) -> float:
-    return float(np.mean(sign_flip_p(_standard_normal(n) + effect) <= level))
+    return float(np.mean(_rejects(_standard_normal(n) + effect, level)))
+
+
+def _rejects(difference_CN: Floats, level: float) -> NDArray[np.bool_]:
+    """Whether the exact sign-flip p of each row is at most the level; only the patterns that can matter are counted, for speed."""
+    n = difference_CN.shape[1]
+    size_CN = np.sort(np.abs(difference_CN), axis=1)
+    at_least_C1 = np.abs(difference_CN.sum(axis=1, keepdims=True)) - n * noise(difference_CN)
+    count_C = (np.abs(size_CN @ _extreme_signs(n, math.floor(level * 2 ** (n - 1)))) >= at_least_C1).sum(axis=1)
+    return np.asarray(count_C / 2 ** (n - 1) <= level)
+
+
+@lru_cache(maxsize=64)
+def _extreme_signs(n: int, most: int) -> Floats:
+    """Patterns of signs of n sizes in ascending order, shape (n, patterns), mirror images left out: all that can be among the first `most`.
+
+    First is the largest |sum|. Flipping a set of sizes takes twice their sum off it. Of a set whose ranks (from 1) add up to r, lowering
+    one rank by one, r times, makes r other sets that take off no more; so where r > `most`, more than `most` patterns come before.
+    """
+    sizes = range(math.isqrt(2 * most) + 1)  # ranks of more add up to more than `most`
+    flipped = [ranks for size in sizes for ranks in combinations(range(1, min(n, most) + 1), size) if sum(ranks) <= most]
+    sign_FN = np.array([[-1.0 if rank in ranks else 1.0 for rank in range(1, n + 1)] for ranks in flipped])
+    return np.unique(sign_FN * sign_FN[:, -1:], axis=0).T
 
 
 @lru_cache(maxsize=EXACT_UP_TO)

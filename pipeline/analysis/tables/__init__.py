@@ -7,8 +7,9 @@ references   what maps that do not look at the image get
 build        all of it, for one table or for all
 """
 
+from pipeline.analysis.published import PublishedColumn
 from pipeline.analysis.tables.build import build_table, build_tables, load_tables
-from pipeline.analysis.tables.cells import Average, CellResult, Delta, Missing, PublishedColumn, Reference, TableResult, Versus
+from pipeline.analysis.tables.cells import Average, CellResult, Delta, Missing, Reference, TableResult, Versus
 
 __all__ = [
     "Average",

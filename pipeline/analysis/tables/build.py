@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.analysis.metrics import describe
-from pipeline.analysis.published import match_column
-from pipeline.analysis.tables.cells import CellResult, PublishedColumn, TableResult
+from pipeline.analysis.published import PublishedColumn, published_columns
+from pipeline.analysis.tables.cells import TableResult
 from pipeline.analysis.tables.comparisons import averages, complete_rows, rankings, versus, with_best, with_deltas, with_summaries
 from pipeline.analysis.tables.references import map_references
 from pipeline.analysis.tables.values import fill, in_order, records_of
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.study.place import dotted
 
 _REQUIRED = ("name", "title", "row_fields", "rows", "column_fields", "columns", "column_kind", "selection", "seeds", "cells")
 # What a plan of an earlier version, which does not say, means.
@@ -104,7 +104,7 @@ def build_table(spec: Mapping[str, Any], trials: pa.Table, *, study: str = "") -
         versus=versus(places, spec["rows"], spec["columns"], metrics) if by_level else (),
         rankings=rankings(places, compared_rows, spec["columns"], metrics, alpha),
         references=map_references(cells, records),
-        published=_published(spec, cells, metrics),
+        published=_published(spec, metrics),
     )
 
 
@@ -113,25 +113,13 @@ def _parts(spec: Mapping[str, Any], axis: str) -> tuple[tuple[str, ...], ...]:
     return tuple(map(tuple, spec.get(f"{axis}_parts") or [[label] for label in spec[f"{axis}s"]]))
 
 
-def _published(spec: Mapping[str, Any], cells: list[CellResult], metrics: tuple[str, ...]) -> tuple[PublishedColumn, ...]:
-    """Columns of published numbers, each under the metric of the table that it is about.
-
-    Raises:
-        ConfigError: it is about none of them, or about two at once.
-    """
-    columns = []
-    labels = [dict(zip(spec["row_fields"], parts, strict=False)) for parts in _parts(spec, "row")]
-    for header, wanted in (spec.get("reference") or {}).items():
-        entries = dict(zip(spec["rows"], match_column(wanted, labels), strict=True))
-        quantities = {entry.quantity for entry in entries.values() if entry is not None}
-        fitting = [metric for metric in metrics if describe(metric).stem in quantities]
-        if quantities and (len(quantities) > 1 or not fitting):
-            raise ConfigError(
-                f"reference {header!r} of table {spec['name']!r} holds {', '.join(sorted(quantities))}, the table shows "
-                f"{', '.join(describe(metric).stem for metric in metrics)}. Add `metric` to its `where`, or choose other numbers."
-            )
-        columns.append(PublishedColumn(header, fitting[0] if fitting else metrics[0], entries))
-    return tuple(columns)
+def _published(spec: Mapping[str, Any], metrics: tuple[str, ...]) -> tuple[PublishedColumn, ...]:
+    """Columns of published numbers; none in a table without cells, whose metrics are not known."""
+    if not metrics:
+        return ()
+    parts = dict(zip(spec["rows"], _parts(spec, "row"), strict=True))
+    base = ("tables", spec["name"], "reference")
+    return published_columns(spec.get("reference") or {}, spec["row_fields"], parts, metrics, lambda path: dotted((*base, *path)))
 
 
 def _check(spec: Mapping[str, Any]) -> None:

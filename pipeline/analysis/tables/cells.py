@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from pipeline.analysis.published import Published
+from pipeline.analysis.published import PublishedColumn
 from pipeline.analysis.statistics.paired import Test
 from pipeline.analysis.statistics.rankings import Rankings
 
@@ -76,7 +76,8 @@ class CellResult:
         seeds, values, trial_ids: aligned, one a seed with a value.
         run_ids: MLflow runs of those trials, as far as known.
         delta: difference to the baseline; None for the baseline itself and in tables without one.
-        best: whether it is the best of its row (columns are levels) or of its column (columns are metrics). Needs a rival with a mean.
+        best: whether it is the best of its row (columns are levels) or of its column (columns are metrics). Needs a rival with a mean;
+            where all are equal all are the best.
         top: whether it is the best or cannot be told from it by the table's test, after Holm's correction over its rivals.
     """
 
@@ -167,21 +168,6 @@ class Reference:
     low: float
     high: float
     datasets: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class PublishedColumn:
-    """Published numbers beside the table's own: copied from their source, not run here.
-
-    Attributes:
-        header: as the study file calls the column.
-        metric: the metric of the table that they are numbers of.
-        entries: row -> number; None where the source has none.
-    """
-
-    header: str
-    metric: str
-    entries: Mapping[str, Published | None]
 
 
 @dataclass(frozen=True)

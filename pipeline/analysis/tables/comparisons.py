@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.analysis.metrics import higher_is_better
+from pipeline.analysis.statistics.batches import NOISE
 from pipeline.analysis.statistics.families import holm
 from pipeline.analysis.statistics.intervals import summarize
 from pipeline.analysis.statistics.paired import Paired, compare
@@ -74,7 +75,7 @@ def with_best(cells: Sequence[CellResult], axis: str, *, test: str, alpha: float
     """Mark the best cells of each row or column on the same data, and those that cannot be told from the best.
 
     A rival is told from the best when the paired test of the two, after Holm's correction over the rivals of the group, is at most
-    `alpha`; with one seed no test is possible and only the best are marked.
+    `alpha`; with one seed no test is possible and only the best are marked. Where all are equal all are the best; one alone is not marked.
     """
     groups: dict[Hashable, list[int]] = defaultdict(list)
     for i, cell in enumerate(cells):
@@ -84,7 +85,7 @@ def with_best(cells: Sequence[CellResult], axis: str, *, test: str, alpha: float
     contests: list[tuple[list[int], list[Sequence[float]]]] = []
     for members in groups.values():
         means = [cells[i].mean or 0.0 for i in members]
-        if len(members) < 2 or min(means) == max(means):
+        if len(members) < 2:
             continue
         best = _best_of(cells[members[0]].metric, means)
         leader = cells[members[means.index(best)]]
@@ -241,17 +242,30 @@ def _best_of(metric: str, means: Sequence[float]) -> float:
 
 def _deltas(differences: Sequence[Sequence[float]], bases: Sequence[tuple[str, str]], test: str, confidence: float) -> list[Delta]:
     """One a list of differences; those of an empty list have no numbers."""
-    judged = iter(compare([each for each in differences if each], confidence=confidence))
+    exact = [_without_noise(each) for each in differences]
+    judged = iter(compare([each for each in exact if each], confidence=confidence))
     return [
-        _delta(each, next(judged), base, test) if each else Delta(None, None, 0, *base)
-        for each, base in zip(differences, bases, strict=True)
+        _delta(each, next(judged), base, test) if each else Delta(None, None, 0, *base) for each, base in zip(exact, bases, strict=True)
     ]
+
+
+def _without_noise(differences: Sequence[float]) -> list[float]:
+    """The differences, exactly 0 where the tests take them for rounding noise."""
+    least = _noise(differences)
+    return [0.0 if abs(each) <= least else each for each in differences]
+
+
+def _noise(differences: Sequence[float]) -> float:
+    """As `pipeline.analysis.statistics.batches.noise` of one row."""
+    return NOISE * max(1.0, *map(abs, differences)) if differences else 0.0
 
 
 def _delta(differences: Sequence[float], paired: Paired, base: tuple[str, str], test: str) -> Delta:
     sd = statistics.stdev(differences) if len(differences) > 1 else None
+    mean = statistics.fmean(differences)
+    balanced = abs(mean) <= _noise(differences)  # 0.3 - 0.1 and 0.2 - 0.4 do not add up to 0
     return Delta(
-        statistics.fmean(differences),
+        0.0 if balanced else mean,
         sd,
         len(differences),
         *base,
@@ -262,7 +276,7 @@ def _delta(differences: Sequence[float], paired: Paired, base: tuple[str, str], 
         p_t=_p(paired.p_t),
         p_wilcoxon=_p(paired.p_wilcoxon),
         p=_p(_p_of(paired, test)),
-        effect=None if paired.effect is None else float(f"{paired.effect:.6g}"),
+        effect=None if paired.effect is None else 0.0 if balanced else float(f"{paired.effect:.6g}"),
     )
 
 
@@ -275,4 +289,4 @@ def _p(value: float | None) -> float | None:
 
 
 def _rounded(interval: tuple[float, float] | None) -> tuple[float, float] | None:
-    return None if interval is None else (round(interval[0], _DIGITS), round(interval[1], _DIGITS))
+    return None if interval is None else (round(interval[0], _DIGITS) + 0.0, round(interval[1], _DIGITS) + 0.0)  # + 0.0: no -0.0

@@ -48,6 +48,7 @@ def check_report(
     figures: Figures,
     *,
     study: str,
+    description: str,
     trials: pa.Table,
     history: pa.Table,
     planned: pa.Table,
@@ -67,6 +68,7 @@ def check_report(
         write_report(
             Path(scratch),
             study=study,
+            description=description,
             results=[found.result for found in findings],
             figure_paths=figures.paths,
             captions=figures.captions,

@@ -7,7 +7,6 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 ROUNDING = 1e-12  # relative difference of a double that another processor's arithmetic may leave
@@ -22,6 +21,7 @@ class Change:
     Attributes:
         number: of the line in the published text, from 1.
         published, truth: the line; None where it is in the other text only.
+        lines: of the truth that are missing there, one after the other; `truth` is the first.
         at: index in the lines of the truth of the line, or of the one before which the published line stands.
     """
 
@@ -29,9 +29,12 @@ class Change:
     published: str | None
     truth: str | None
     at: int
+    lines: int = 1
 
     def words(self) -> str:
         """'line 7 is "..." but "..." from the store', cut around what differs."""
+        if self.published is None and self.lines > 1:
+            return f"{self.lines} lines are missing from line {self.number} on, the first of them {_quoted(self.truth or '', 0)}"
         if self.published is None:
             return f"line {self.number} is missing: {_quoted(self.truth or '', 0)}"
         if self.truth is None:
@@ -41,7 +44,7 @@ class Change:
 
 
 def changes(published: str, truth: str) -> Iterator[Change]:
-    """The lines that differ, from top to bottom."""
+    """The lines that differ, from top to bottom; lines that are missing one after the other are one change."""
     ours, theirs = truth.split("\n"), published.split("\n")
     head = _common_prefix(ours, theirs)
     tail = _common_prefix(ours[head:][::-1], theirs[head:][::-1])
@@ -52,11 +55,14 @@ def changes(published: str, truth: str) -> Iterator[Change]:
     for tag, i1, i2, j1, j2 in blocks:
         if tag == "equal":
             continue
-        for i, j in zip_longest(range(i1, i2), range(j1, j2)):
-            truth_line, line = None if i is None else left[i], None if j is None else right[j]
-            if truth_line != line:
-                number = head + (j if j is not None else j2) + 1
-                yield Change(number, line, truth_line, head + (i if i is not None else i2))
+        both = min(i2 - i1, j2 - j1)
+        for i, j in zip(range(i1, i1 + both), range(j1, j1 + both), strict=True):
+            if left[i] != right[j]:
+                yield Change(head + j + 1, right[j], left[i], head + i)
+        for j in range(j1 + both, j2):
+            yield Change(head + j + 1, right[j], None, head + i2)
+        if i1 + both < i2:
+            yield Change(head + j2 + 1, None, left[i1 + both], head + i1 + both, lines=i2 - i1 - both)
 
 
 def changed_tokens(published: str, truth: str) -> list[int]:

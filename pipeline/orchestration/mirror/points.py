@@ -86,8 +86,8 @@ def is_finite(value: Any) -> bool:
 
 
 def same(a: float, b: float) -> bool:
-    """Whether two values are one number, of which a column may have been kept as float32."""
-    return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-12)
+    """Whether two values are one number, but for what a database or another processor may round."""
+    return math.isclose(a, b, rel_tol=1e-12)
 
 
 def cut(text: str, limit: int) -> str:

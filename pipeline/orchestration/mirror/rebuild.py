@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from pipeline.analysis.tables import TableResult, build_tables, load_tables
 from pipeline.errors import PipelineError, counted
 from pipeline.orchestration.driver import view_of
+from pipeline.orchestration.mirror.content import last_epochs
 from pipeline.orchestration.mirror.mirrored import remember_runs
 from pipeline.orchestration.mirror.tables import mirror_tables
 from pipeline.orchestration.mirror.tracker import open_tracker
@@ -29,7 +30,7 @@ class Rebuilt:
     Attributes:
         trials: stored trials of the plan, each with one run.
         tables: published tables of the study, each with one run.
-        made: runs that were missing.
+        made: runs that were missing, or replaced as they did not say what the store says.
     """
 
     trials: int
@@ -57,10 +58,11 @@ def rebuild(plan: Plan, records: Mapping[str, Record], params: Params, log: Call
     store, prepared = TrialStore(absolute_url(params.store.url)), Path(params.data.prepared)
     stored = {trial_id: records[trial_id] for trial_id in plan.trials if trial_id in records}
     with open_tracker(params.tracking, plan.study, log) as tracker:
-        tracker.sync(
+        items = (
             (view_of(plan.trials[trial_id], plan.study, prepared), record, lambda trial_id=trial_id: store.history(trial_id))  # type: ignore[misc]
             for trial_id, record in stored.items()
         )
+        tracker.sync(items, last_epochs(store.history_table(stored)))
         tracker.wait()
         tables = mirror_tables(tracker, _published(plan.study), FIGURES.glob("*"))
         if not tracker.wait():

@@ -5,84 +5,35 @@ Everything here talks to MLflow directly and waits for it; `tracking.Tracker` ca
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pipeline.orchestration.mirror.inputs import DataView, dataset_inputs, short_digest
-from pipeline.orchestration.mirror.points import (
-    History,
-    Points,
-    cut,
-    final_points,
-    flatten,
-    history_points,
-    is_plumbing,
-    legal_metrics,
-    same,
+from pipeline.orchestration.mirror.content import (
+    CELLS,
+    COMMIT,
+    REASON,
+    RUN_NAME,
+    STATE,
+    STATUS,
+    KnownRun,
+    TableView,
+    TrialView,
+    differences,
+    table_content,
+    trial_content,
+    trial_tags,
 )
+from pipeline.orchestration.mirror.inputs import dataset_inputs, short_digest
+from pipeline.orchestration.mirror.points import History, Points, final_points, flatten, history_points, is_plumbing, same
 from pipeline.orchestration.mirror.uri import check_reachable, database_path, redact
-from pipeline.orchestration.mirror.views import KIND, MOST_METRICS, NOTE, USUAL_METRICS, WRITTEN, experiment_tags, natural_order
+from pipeline.orchestration.mirror.views import KIND, MOST_METRICS, NOTE, OF_TABLES, USUAL_METRICS, experiment_tags, is_ours_to_describe
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
 T = TypeVar("T")
-
-CELLS = "cells.json"  # artifact of a table's run that the UI shows as a table
-
-_STATUS = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}  # states that leave a run behind
-_RUN_NAME, _COMMIT, _TABLES = "mlflow.runName", "mlflow.source.git.commit", "mlflow.loggedArtifacts"
-_NOTE_LENGTH = 8000  # characters of a tag that MLflow keeps
-
-
-@dataclass(frozen=True)
-class TrialView:
-    """What MLflow shows of one trial beside its numbers.
-
-    Attributes:
-        trial_id: identity by content; at most one run carries it.
-        name: run name, reads like the table cell, e.g. "resnet8 · cam · seed 0".
-        tables: names of the tables that the trial serves.
-        tags: study, arm, factors and whatever else a reader may filter by.
-        params: resolved configuration, nested; logged with dotted keys.
-        data: what it was trained on.
-    """
-
-    trial_id: str
-    name: str
-    tables: tuple[str, ...]
-    tags: dict[str, str]
-    params: dict[str, Any]
-    data: DataView | None = None
-
-
-@dataclass(frozen=True)
-class TableView:
-    """What MLflow shows of one table.
-
-    Attributes:
-        study, name, title: which table.
-        description: Markdown.
-        metrics: summary of each cell, by 'row/column/...'.
-        shown: metrics of the trials' runs that the cells are made of; first of them, columns of the run table.
-        cells: a row a cell, all with the same keys; shown as a table.
-        artifacts: folder of the run -> files in it.
-    """
-
-    study: str
-    name: str
-    title: str
-    description: str
-    metrics: Mapping[str, float]
-    shown: Sequence[str] = ()
-    cells: Sequence[Mapping[str, Any]] = ()
-    artifacts: Mapping[str, Sequence[Path]] = field(default_factory=dict)
 
 
 def _plain(location: str) -> str:
@@ -101,36 +52,13 @@ def _chunks(items: Iterable[T], size: int) -> list[list[T]]:
     return [items[start : start + size] for start in range(0, len(items), size)]
 
 
-@dataclass
-class _Run:
-    """What is known of one MLflow run without asking again."""
-
-    run_id: str
-    status: str
-    tags: dict[str, str]
-    start_ms: int
-    params: set[str] = field(default_factory=set)
-    metrics: dict[str, float] = field(default_factory=dict)
-    "Latest value of each metric."
-    datasets: set[str] = field(default_factory=set)
-    "Digests of its inputs."
-    logged: Points | None = None
-    "Every point; None until read from MLflow."
-
-    @classmethod
-    def of(cls, run: Run) -> _Run:
-        inputs = {given.dataset.digest for given in run.inputs.dataset_inputs} if run.inputs else set()
-        data = run.data
-        return cls(run.info.run_id, run.info.status, dict(data.tags), run.info.start_time, set(data.params), dict(data.metrics), inputs)
-
-
 class Mirror:
     """Every MLflow call, one at a time; lives on the background thread."""
 
     def __init__(self, uri: str, experiment: str, artifact_location: str | None, commit: str | None, log: Callable[[str], None]) -> None:
         self.uri, self.experiment, self.artifact_location, self.commit, self.log = uri, experiment, artifact_location, commit, log
-        self.runs: dict[str, _Run] = {}
-        self.tables: dict[tuple[str, str], _Run] = {}
+        self.runs: dict[str, KnownRun] = {}
+        self.tables: dict[tuple[str, str], KnownRun] = {}
         self.pending: dict[str, Points] = {}
         self._live: set[str] = set()
         self._touched: set[str] = set()
@@ -181,21 +109,21 @@ class Mirror:
         shown = [name for key in sorted(self.tables) for name in self.tables[key].tags.get("metrics", "").split(", ")]
         metrics = [name for name in dict.fromkeys([*shown, *USUAL_METRICS]) if name in there][:MOST_METRICS]
         tags = experiment_tags(self.experiment, self.experiment_id, [run.tags for run in runs], metrics)
-        if WRITTEN not in self._experiment_tags.get(NOTE, WRITTEN):
+        if not is_ours_to_describe(self._experiment_tags):
             del tags[NOTE]
         for key, value in tags.items():
             if self._experiment_tags.get(key) != value and (key != KIND or KIND not in self._experiment_tags):
                 self._client.set_experiment_tag(self.experiment_id, key, value)
                 self._experiment_tags[key] = value
 
-    def _search(self, kind: str) -> Iterator[_Run]:
+    def _search(self, kind: str) -> Iterator[KnownRun]:
         assert self.experiment_id is not None
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [self.experiment_id], f"tags.kind = '{kind}'", max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
             )
-            yield from map(_Run.of, page)
+            yield from map(KnownRun.of, page)
             token = page.token
             if not token:
                 return
@@ -203,7 +131,7 @@ class Mirror:
     def started(self, view: TrialView) -> None:
         self._touched.add(view.trial_id)
         self._live.add(view.trial_id)
-        run = self._ensure(view, {"state": "running"} | ({_COMMIT: self.commit} if self.commit else {}))
+        run = self._ensure(view, {STATE: "running"} | ({COMMIT: self.commit} if self.commit else {}))
         if run.status != "RUNNING":
             self._client.update_run(run.run_id, status="RUNNING")
             run.status = "RUNNING"
@@ -217,7 +145,8 @@ class Mirror:
             self._write(self.runs[trial_id], points=self.pending[trial_id])
             del self.pending[trial_id]
 
-    def finished(self, view: TrialView, record: Mapping[str, Any], history: History | Callable[[], History]) -> None:
+    def finished(self, view: TrialView, record: Mapping[str, Any], history: History | Callable[[], History], *, anew: bool = False) -> None:
+        """Make the run equal to record and history, and end it; with `anew` a clean run takes its place in any case."""
         self._touched.add(view.trial_id)
         epochs = history_points(history() if callable(history) else history)
         final = final_points(record)
@@ -225,18 +154,17 @@ class Mirror:
         truth = epochs | final
         last = max((step for _, step in epochs), default=None)
         known = self.runs.get(view.trial_id)
-        commit: dict[str, str] = {}
-        if known and any(self._contradicts(point, value, truth, last) for point, value in self._logged(known).items()):
+        content, kept = trial_content(view, record), dict[str, str]()
+        if known and (anew or any(self._contradicts(point, value, truth, last) for point, value in self._logged(known).items())):
             # MLflow cannot take a point back: a curve spliced from two attempts is replaced by one clean run.
             self._client.delete_run(known.run_id)
             del self.runs[view.trial_id]
-            start_ms, commit = known.start_ms, {_COMMIT: known.tags[_COMMIT]} if _COMMIT in known.tags else {}
+            start_ms, kept = known.start_ms, {key: tag for key, tag in known.tags.items() if key == COMMIT}
         buffered = {point: v for point, v in self.pending.pop(view.trial_id, {}).items() if last is None or point[1] <= last}
-        reason = {"reason": cut(str(record["reason"]), 1000)} if record.get("reason") else {}
-        run = self._ensure(view, commit | {"state": str(record["state"])} | reason, start_ms, buffered | truth, end_ms)
-        if not reason:
+        run = self._ensure(view, kept | content.tags, start_ms, buffered | truth, end_ms)
+        if REASON not in content.tags:
             self._drop_reason(run)
-        self._terminate(run, _STATUS.get(record["state"], "FAILED"), end_ms)
+        self._terminate(run, content.status, end_ms)
         self._live.discard(view.trial_id)
 
     @staticmethod
@@ -246,40 +174,73 @@ class Mirror:
             return False
         return (last is not None and step > last) or (point in truth and not same(truth[point], value))
 
-    def sync(self, view: TrialView, record: Mapping[str, Any], history: History | Callable[[], History]) -> None:
-        status = _STATUS.get(record["state"])
-        if status is None or view.trial_id in self._touched:  # nothing was trained, or newer news came meanwhile
+    def sync(
+        self,
+        view: TrialView,
+        record: Mapping[str, Any],
+        history: History | Callable[[], History],
+        last: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Make the run of a stored trial what it should be; the history is read only where numbers are missing or wrong.
+
+        Args:
+            view, record, history: of the trial.
+            last: row of the history for the last epoch, to be compared, too.
+        """
+        if record["state"] not in STATUS or view.trial_id in self._touched:  # nothing was trained, or newer news came meanwhile
             return
         run = self.runs.get(view.trial_id)
-        final = {key: value for (key, _), value in final_points(record).items()}
-        ended = run is not None and (run.status, run.tags.get("state")) == (status, record["state"])
-        if run and ended and all(key in run.metrics and same(run.metrics[key], value) for key, value in final.items()):
-            self._write(run, tags=self._tags(view))
-            self._add_inputs(run, view)
-        else:
+        if run is None:
             self.finished(view, record, history)
+            return
+        content = trial_content(view, record, last)
+        found = list(differences(content, run))
+        if any(each.what not in ("tag", "dataset") for each in found):
+            self.finished(view, record, history, anew=any(each.is_lasting for each in found))
+        elif found:
+            self._write(run, tags=content.tags)
+            self._add_inputs(run, view)
+            if REASON not in content.tags:
+                self._drop_reason(run)
 
     def table(self, view: TableView) -> None:
         """Make the run of a table: metrics replaced, files uploaded."""
-        values = legal_metrics(view.metrics)
-        tags = {"kind": "table", "study": view.study, "table": view.name, "title": view.title, _RUN_NAME: f"table: {view.name}"}
-        tags |= {"metrics": ", ".join(view.shown)} if view.shown else {}
-        tags |= {NOTE: cut(f"**{view.title}**\n\n{view.description}".strip(), _NOTE_LENGTH)}
-        tags |= {_TABLES: json.dumps([{"path": CELLS, "type": "table"}])} if view.cells else {}
-        tags |= {_COMMIT: self.commit} if self.commit else {}
+        content = table_content(view)
         run = self.tables.get((view.study, view.name))
-        if run and not run.metrics.keys() <= values.keys():  # a metric cannot be taken back: a cell that is gone needs a clean run
+        found = [] if run is None else [each for each in differences(content, run) if each.is_lasting]
+        # A metric cannot be taken back: a cell that is gone, or a value that no later one would cover, needs a clean run.
+        if run and found and (any(each.expected is None for each in found) or self._is_ahead(run)):
             self._client.delete_run(run.run_id)
             del self.tables[view.study, view.name]
             run = None
+        tags = {**content.tags} | ({COMMIT: self.commit} if self.commit else {})
         if run is None:
             run = self.tables[view.study, view.name] = self._create(tags)
-        self._write(run, {(key, 0): value for key, value in values.items() if run.metrics.get(key) != value}, tags, again=True)
+        new = {(key, 0): value for key, value in content.metrics.items() if run.metrics.get(key) != value}
+        self._write(run, new, tags, again=True)
         self._upload(run, view)
-        if run.status != "FINISHED":
-            self._terminate(run, "FINISHED")
+        if run.status != content.status:
+            self._terminate(run, content.status)
+        if view.trials is not None:
+            self._tag_trials(view.trials)
 
-    def _upload(self, run: _Run, view: TableView) -> None:
+    def _tag_trials(self, given: Mapping[str, Mapping[str, str]]) -> None:
+        """Give the runs of trials the tags of the study's tables, and take those away that no table gives; words of the user's own stay."""
+        for trial_id, run in self.runs.items():
+            tags = dict(given.get(trial_id, {}))
+            if not is_ours_to_describe(run.tags):
+                tags.pop(NOTE, None)
+            for key in [key for key in run.tags if key.startswith(OF_TABLES) and key not in tags]:
+                self._client.delete_tag(run.run_id, key)
+                del run.tags[key]
+            self._write(run, tags=tags)
+
+    def _is_ahead(self, run: KnownRun) -> bool:
+        """Whether a value was logged by others for a later step, or a later time, than those that the mirror writes into a table's run."""
+        points = self._client.get_run(run.run_id).data.to_proto().metrics
+        return any(point.step > 0 or point.timestamp > self._now() for point in points)
+
+    def _upload(self, run: KnownRun, view: TableView) -> None:
         if view.cells:
             columns = list(view.cells[0])
             self._client.log_dict(run.run_id, {"columns": columns, "data": [[cell[key] for key in columns] for cell in view.cells]}, CELLS)
@@ -294,22 +255,16 @@ class Mirror:
         """End every run whose trial did not finish as KILLED."""
         self.flush()
         for trial_id in sorted(self._live & self.runs.keys()):
-            self._write(self.runs[trial_id], tags={"state": "killed", "reason": reason})
+            self._write(self.runs[trial_id], tags={STATE: "killed", REASON: reason})
             self._terminate(self.runs[trial_id], "KILLED")
             self._live.discard(trial_id)
         self.describe()
 
-    def _tags(self, view: TrialView) -> dict[str, str]:
-        own = {"kind": "trial", "trial_id": view.trial_id, "tables": ", ".join(view.tables), "order": natural_order(view.name)}
-        own |= {_RUN_NAME: view.name}
-        given = {key: value for key, value in view.tags.items() if key not in ("state", "reason")}
-        return {key: cut(str(value), 5000) for key, value in (given | own).items()}
-
     def _ensure(
         self, view: TrialView, tags: dict[str, str], start_ms: int | None = None, points: Points | None = None, end_ms: int | None = None
-    ) -> _Run:
+    ) -> KnownRun:
         """The run of a trial with its tags, parameters, inputs and these points, which end at `end_ms`, created where there is none."""
-        tags = tags | self._tags(view)
+        tags = tags | trial_tags(view)
         if view.trial_id not in self.runs:
             self.runs[view.trial_id] = self._create(tags, start_ms)
         run = self.runs[view.trial_id]
@@ -318,20 +273,20 @@ class Mirror:
         self._add_inputs(run, view)
         return run
 
-    def _add_inputs(self, run: _Run, view: TrialView) -> None:
+    def _add_inputs(self, run: KnownRun, view: TrialView) -> None:
         if view.data and short_digest(view.data) not in run.datasets:
             self._client.log_inputs(run.run_id, dataset_inputs(view.data))
             run.datasets.add(short_digest(view.data))
 
-    def _create(self, tags: dict[str, str], start_ms: int | None = None) -> _Run:
+    def _create(self, tags: dict[str, str], start_ms: int | None = None) -> KnownRun:
         assert self.experiment_id is not None
         tags = {"mlflow.source.name": "ablate", "mlflow.source.type": "LOCAL"} | tags
-        run = _Run.of(self._client.create_run(self.experiment_id, start_ms or self._now(), tags, tags[_RUN_NAME]))
+        run = KnownRun.of(self._client.create_run(self.experiment_id, start_ms or self._now(), tags, tags[RUN_NAME]))
         run.logged = {}
         self.made += 1
         return run
 
-    def _logged(self, run: _Run) -> Points:
+    def _logged(self, run: KnownRun) -> Points:
         if run.logged is None:
             keys = self._client.get_run(run.run_id).data.metrics
             run.logged = {(key, m.step): m.value for key in keys for m in self._client.get_metric_history(run.run_id, key)}
@@ -339,7 +294,7 @@ class Mirror:
 
     def _write(
         self,
-        run: _Run,
+        run: KnownRun,
         points: Points | None = None,
         tags: Mapping[str, str] | None = None,
         params: Mapping[str, str] | None = None,
@@ -373,12 +328,12 @@ class Mirror:
         if run.logged is not None:
             run.logged.update(points)
 
-    def _drop_reason(self, run: _Run) -> None:
-        if "reason" in run.tags:
-            self._client.delete_tag(run.run_id, "reason")
-            del run.tags["reason"]
+    def _drop_reason(self, run: KnownRun) -> None:
+        if REASON in run.tags:
+            self._client.delete_tag(run.run_id, REASON)
+            del run.tags[REASON]
 
-    def _terminate(self, run: _Run, status: str, end_ms: int | None = None) -> None:
+    def _terminate(self, run: KnownRun, status: str, end_ms: int | None = None) -> None:
         self._client.set_terminated(run.run_id, status, end_ms if end_ms and end_ms >= run.start_ms else None)
         run.status, run.logged = status, None  # the points of a finished run need no memory
 

@@ -3,44 +3,135 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.analysis.metrics import describe
 from pipeline.analysis.render.write import FORMATS
-from pipeline.analysis.tables import CellResult, TableResult
-from pipeline.analysis.wording import caption, file_stem
+from pipeline.analysis.tables import Average, CellResult, TableResult
+from pipeline.analysis.wording import caption, file_stem, spread_of, spread_words
+from pipeline.orchestration.mirror.points import cut
 from pipeline.orchestration.mirror.tracker import NullTracker, TableView
-from pipeline.study.project import FIGURES, TABLES
+from pipeline.orchestration.mirror.views import COLUMN, MEAN, NOTE, ROW, WRITTEN
+from pipeline.study.project import FIGURES, REPORT, TABLES
 
 _DELTA = {"mean": "delta_mean", "sd": "delta_sd", "n": "delta_n", "p": "p"}  # number of a difference -> name of its metric
 _ROOM = 7000  # characters of a description that links to trials may fill
+_MOST_CELLS = 25  # that the description of a trial shows
+_NUMBERS = 500  # characters of a line of numbers
+
+_Place = tuple[TableResult, CellResult, str]  # a cell that a trial is in, and what it brings: its value as printed, or its state
 
 
 def mirror_tables(tracker: NullTracker, results: Iterable[TableResult], figures: Iterable[Path]) -> int:
-    """Make one run a table, with its files of tables/ and those of `figures` that are named after it; returns how many."""
+    """Make one run a table, with its files of tables/ and those of `figures` that are named after it; returns how many.
+
+    These must be all tables of the study: they also give the runs of their trials tags and descriptions.
+    """
     runs, experiment_id, pictures = tracker.run_ids(), tracker.experiment_id(), sorted(figures)
-    count = 0
+    results = list(results)
+    tags = cell_tags(results)
     for result in results:
-        stem = file_stem(result.name)
-        tracker.table(
-            TableView(
-                study=result.study,
-                name=result.name,
-                title=result.title,
-                description=table_note(result, runs, experiment_id),
-                metrics=table_metrics(result),
-                shown=list(dict.fromkeys(cell.metric.removeprefix("metric_") for cell in result.cells)),
-                cells=table_cells(result),
-                artifacts={
-                    TABLES.name: [TABLES / f"{stem}.{suffix}" for suffix in FORMATS],
-                    FIGURES.name: [path for path in pictures if path.name.startswith(f"{stem}.")],
-                },
-            )
-        )
-        count += 1
-    return count
+        tracker.table(replace(table_view(result, runs, experiment_id, pictures), trials=tags))
+    return len(results)
+
+
+def table_view(result: TableResult, runs: Mapping[str, str], experiment_id: str | None, figures: Iterable[Path] = ()) -> TableView:
+    """What MLflow shows of a table, with its files of tables/ and those of `figures` that are named after it.
+
+    Args:
+        result: the table.
+        runs: trial id -> run id.
+        experiment_id: for links.
+        figures: of all tables.
+    """
+    stem = file_stem(result.name)
+    return TableView(
+        study=result.study,
+        name=result.name,
+        title=result.title,
+        description=table_note(result, runs, experiment_id),
+        metrics=table_metrics(result),
+        shown=list(dict.fromkeys(cell.metric.removeprefix("metric_") for cell in result.cells)),
+        cells=table_cells(result),
+        artifacts={
+            TABLES.name: [TABLES / f"{stem}.{suffix}" for suffix in FORMATS],
+            FIGURES.name: [path for path in figures if path.name.startswith(f"{stem}.")],
+        },
+        numbers=table_numbers(result),
+    )
+
+
+def cell_tags(results: Iterable[TableResult]) -> dict[str, dict[str, str]]:
+    """What tables say of the trials in them: trial id -> tags of its run.
+
+    `row.<table>` and, where columns are levels, `column.<table>`: its place, in the words of the table; of several places all, separated
+    by commas. `mean.<metric>`: mean and spread of its cell as printed, where no seed is missing. And a description of the run.
+    """
+    places: dict[str, list[_Place]] = {}
+    for result in results:
+        for cell in result.cells:
+            for trial_id, value in zip(cell.trial_ids, cell.values, strict=True):
+                places.setdefault(trial_id, []).append((result, cell, describe(cell.metric).number(value, decimals=_decimals(result))))
+            for gone in cell.missing:
+                if gone.trial_id is not None:
+                    places.setdefault(gone.trial_id, []).append((result, cell, gone.state))
+    return {trial_id: _place_tags(own) | {NOTE: _trial_note(trial_id, own)} for trial_id, own in places.items()}
+
+
+def _place_tags(places: Iterable[_Place]) -> dict[str, str]:
+    words: dict[str, list[str]] = {}
+    for result, cell, _ in places:
+        words.setdefault(ROW + result.name, []).append(cell.row)
+        if result.column_kind == "level":
+            words.setdefault(COLUMN + result.name, []).append(cell.column)
+        if cell.mean is not None:
+            unit = describe(cell.metric).unit
+            words.setdefault(MEAN + cell.metric.removeprefix("metric_"), [f"{_printed(result, cell)} {unit}".rstrip()])
+    return {key: cut(", ".join(dict.fromkeys(found)), _ROOM) for key, found in words.items() if any(found)}
+
+
+def _trial_note(trial_id: str, places: Sequence[_Place]) -> str:
+    """Description of a trial's run: the cells that it is in, with numbers, and where its page is."""
+    spread = spread_words(places[0][0])
+    lines = [f"A trial of study {places[0][0].study}. Its cells:", ""]
+    lines += [f"| table | cell | measured | this trial | mean{f' ± {spread}' if spread else ''} |", "|---|---|---|---|---|"]
+    for result, cell, own in places[:_MOST_CELLS]:
+        shown = "" if cell.mean is None else f"{_printed(result, cell)} (n = {cell.n})"
+        parts = (result.name, f"{cell.row} / {cell.column}", describe(cell.metric).quantity, own, shown)
+        lines.append("| " + " | ".join(part.replace("|", "\\|") for part in parts) + " |")
+    page = f"Curves, configuration and environment: `{REPORT}/trials/{trial_id}.html`; all tables: `{REPORT}/index.html`."
+    more = [f"And {len(places) - _MOST_CELLS} more cells.", ""] if len(places) > _MOST_CELLS else []
+    return "\n".join([*lines, "", *more, page, "", WRITTEN])
+
+
+def table_numbers(result: TableResult) -> str:
+    """'test accuracy (%), mean over rows: ce: 87.14 ± 1.40, cam: 87.88 ± 1.60'; the cells, row by row, of a table without such a line."""
+    words = {metric: describe(metric).quantity for metric in result.metrics}
+    lines = []
+    for metric, quantity in words.items():
+        averages = [f"{each.column}: {_printed(result, each)}" for each in result.averages if each.metric == metric]
+        cells = [cell for cell in result.cells if cell.metric == metric and cell.mean is not None]
+        labels = [cell.row if result.column_kind == "metric" else f"{cell.row} / {cell.column}" for cell in cells]
+        rows = [f"{label}: {_printed(result, cell)}" for label, cell in zip(labels, cells, strict=True)]
+        if averages or rows:
+            lines.append(f"{quantity}{', mean over rows' if averages else ''} – {', '.join(averages or rows)}")
+    return cut("; ".join(lines), _NUMBERS)
+
+
+def _printed(result: TableResult, numbers: CellResult | Average) -> str:
+    """'90.77 ± 0.68', with the digits and the spread of its table."""
+    metric, decimals, spread = describe(numbers.metric), _decimals(result), spread_of(result, numbers)
+    assert numbers.mean is not None
+    mean = metric.number(numbers.mean, decimals=decimals)
+    return mean if spread is None else f"{mean} ± {metric.number(spread, decimals=decimals)}"
+
+
+def _decimals(result: TableResult) -> int | None:
+    decimals: int | None = result.style["decimals"]
+    return decimals
 
 
 def table_metrics(result: TableResult) -> dict[str, float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import subprocess
 import threading
 import time
 from collections import deque
@@ -19,24 +18,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from pipeline.orchestration.mirror.content import TableView, TrialView
 from pipeline.orchestration.mirror.points import History, epoch_points
-from pipeline.orchestration.mirror.runs import Mirror, TableView, TrialView
+from pipeline.orchestration.mirror.runs import Mirror
 from pipeline.orchestration.mirror.uri import DEFAULT_URI, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.provenance import git_commit
 from pipeline.study.params import Tracking
 
 __all__ = ["DEFAULT_URI", "NullTracker", "TableView", "Tracker", "TrialView", "open_tracker"]
 
 REBUILD = "Results are safe in the store; mirror them later with `ablate mlflow rebuild` or the next run."
 
+Stored = tuple[TrialView, Mapping[str, Any], History | Callable[[], History]]  # a trial, its record, its history
+
 _RETRY_AFTER_S = (0.0, 1.0, 3.0)
-
-
-def _git_commit() -> str | None:
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
 
 
 class NullTracker:
@@ -48,7 +43,7 @@ class NullTracker:
 
     def trial_finished(self, view: TrialView, record: Mapping[str, Any], history: History | Callable[[], History]) -> None: ...
 
-    def sync(self, items: Iterable[tuple[TrialView, Mapping[str, Any], History | Callable[[], History]]]) -> None: ...
+    def sync(self, items: Iterable[Stored], last: Mapping[str, Mapping[str, Any]] | None = None) -> None: ...
 
     def run_ids(self, timeout_s: float = 60.0) -> dict[str, str]:
         return {}
@@ -111,7 +106,7 @@ class Tracker(NullTracker):
         self._closing = threading.Event()
         self._deadline, self._next_flush = math.inf, 0.0
         self._off, self._busy = False, True
-        self._mirror = Mirror(self.uri, experiment, artifact_location, _git_commit(), log)
+        self._mirror = Mirror(self.uri, experiment, artifact_location, git_commit(), log)
         prepare_environment()
         try:
             import mlflow  # noqa: F401  # here, not on the thread: two threads importing at once can meet half-made modules
@@ -134,14 +129,17 @@ class Tracker(NullTracker):
         """Make the run equal to the record and its history, and end it: FINISHED, or FAILED with the tag `reason`."""
         self._put(partial(self._mirror.finished, view, record, history))
 
-    def sync(self, items: Iterable[tuple[TrialView, Mapping[str, Any], History | Callable[[], History]]]) -> None:
-        """Bring the runs of stored trials up to date: create missing ones, change tags that differ, touch nothing else.
+    def sync(self, items: Iterable[Stored], last: Mapping[str, Mapping[str, Any]] | None = None) -> None:
+        """Bring the runs of stored trials up to date: create missing ones, change tags that differ, replace those with other numbers.
 
-        A history may be a function that reads it: it is called only for a trial whose run is missing or unfinished.
+        Args:
+            items: trials. A history may be a function that reads it: it is called only for a trial whose run is missing, or has other
+                numbers, parameters or another state than the record.
+            last: trial id -> row of its history for the last epoch; with it runs are compared in that epoch's metrics, too.
         """
         with self._changed:
             if not self._off:
-                self._backlog.extend(partial(self._mirror.sync, *item) for item in items)
+                self._backlog.extend(partial(self._mirror.sync, *item, (last or {}).get(item[0].trial_id)) for item in items)
                 self._changed.notify_all()
 
     def run_ids(self, timeout_s: float = 60.0) -> dict[str, str]:

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from pipeline.errors import PipelineError
-from pipeline.orchestration.mirror.uri import DEFAULT_URI, UI_PORT, database_path, prepare_environment, redact, resolve_uri
+from pipeline.orchestration.mirror.uri import (
+    DEFAULT_URI,
+    UI_PORT,
+    database_path,
+    prepare_environment,
+    redact,
+    require_reachable,
+    resolve_uri,
+)
 from pipeline.orchestration.mirror.views import view_links
 
 _START_TIMEOUT_S = 120.0
@@ -41,15 +49,17 @@ def serve_ui(uri: str = DEFAULT_URI, *, host: str = "127.0.0.1", port: int = UI_
 
     Raises:
         ConfigError: the URI has a scheme that is not supported.
-        PipelineError: there is no database yet, MLflow is not installed, no port is free, or the server does not come up.
+        PipelineError: there is no database yet, or what is there is none; nobody answers; MLflow is not installed, no port is free, or
+            the server does not come up.
     """
     uri = resolve_uri(uri)
-    if uri.startswith("http"):
-        log(f"tracking.uri is a server: open {redact(uri)}")
-        return
     path = database_path(uri)
     if path and not path.is_file():
         raise PipelineError(f"There is no MLflow database at {path}. Run a study first (`ablate run`), or check tracking.uri.")
+    require_reachable(uri)
+    if uri.startswith("http"):
+        log(f"tracking.uri is a server: open {redact(uri)}")
+        return
     if importlib.util.find_spec("mlflow") is None:
         raise PipelineError("MLflow is not installed here; install the `study` extra (pip install '.[study]').")
     free = _free_port(host, port)

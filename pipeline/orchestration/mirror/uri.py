@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import socket
+import sqlite3
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pipeline.errors import ConfigError, did_you_mean
+from pipeline.errors import ConfigError, PipelineError, did_you_mean
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https")
@@ -50,11 +52,15 @@ def database_path(uri: str) -> Path | None:
 
 
 def check_reachable(uri: str) -> None:
-    """Knock at the server of a resolved URI, once: MLflow itself would try for minutes. A file is not looked at.
+    """Knock at the server of a resolved URI, once: MLflow itself would try for minutes. Of a file only the head is read.
 
     Raises:
         OSError: nobody answers within seconds.
+        PipelineError: the file is no database.
     """
+    if path := database_path(uri):
+        _check_database(path)
+        return
     if uri.startswith("http"):
         import requests
 
@@ -63,6 +69,37 @@ def check_reachable(uri: str) -> None:
     scheme, parts = uri.partition("://")[0].partition("+")[0], urlsplit(uri)
     if scheme in _DATABASE_PORTS and parts.hostname:
         socket.create_connection((parts.hostname, parts.port or _DATABASE_PORTS[scheme]), timeout=_REACH_S).close()
+
+
+def require_reachable(uri: str) -> None:
+    """Refuse a resolved URI behind which there is no MLflow, in words for the user.
+
+    Raises:
+        PipelineError: nobody answers within seconds, or the file is no database.
+    """
+    try:
+        check_reachable(uri)
+    except OSError as error:
+        raise PipelineError(
+            f"Nothing answers at {redact(uri)}, the tracking.uri of params.yaml. Start the server there (docs/mlflow.md has the command), "
+            f"or write for example {DEFAULT_URI!r}."
+        ) from error
+
+
+def _check_database(path: Path) -> None:
+    """Refuse a file that is no SQLite database: MLflow would answer with a traceback. One that cannot be opened now is left to MLflow."""
+    if not path.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError:  # locked, or not for us to read
+        return
+    except sqlite3.DatabaseError as error:
+        raise PipelineError(
+            f"{path} cannot be read as an SQLite database ({error}). Move it away and run `ablate mlflow rebuild`, which makes it again "
+            "from the store, or correct tracking.uri in params.yaml."
+        ) from error
 
 
 def base_url(uri: str) -> str:

@@ -20,6 +20,8 @@ _LINK = f"{_TRAINING}&viewStateShareKey="
 WRITTEN = "<!-- written by ablate; change this line to keep your own words -->"
 NAMES = {"trials": "Trials", "cells": "Cells: mean over seeds", "tables": "Tables"}  # view key -> as listed, the first on top
 
+ROW, COLUMN, MEAN = OF_TABLES = ("row.", "column.", "mean.")  # beginnings of tags that tables give the runs of their trials
+
 _NO_FACTOR = {"kind", "study", "trial_id", "cell_id", "cell", "tables", "table", "title", "seed", "order", "state", "reason", "metrics"}
 _LED_BY = ("dataset", "backbone", "regularizers", "arm")  # first columns of the table, where they vary
 USUAL_METRICS = ("test_acc_top1_last",)  # columns while no table says which
@@ -29,9 +31,15 @@ _NAME, _CREATED, _DURATION = (
     "runDateAndNestInfo",
     "duration",
 )  # columns that are always there, as the UI calls them
-_WIDTHS = {_NAME: 300, "tags.`title`": 400, "tags.`seed`": 60}  # pixels
+_WIDTHS = {_NAME: 300, "tags.`title`": 300, "tags.`numbers`": 700, "tags.`seed`": 60}  # pixels
+_CELL_WIDTH, _TABLE_WIDTH = 560, 200  # of the name
 _METRIC_WIDTH = 150
 _MOST_COLLAPSED = 200  # groups: their names must fit into the tag
+
+
+def is_ours_to_describe(tags: Mapping[str, str]) -> bool:
+    """Whether what has these tags has no description, or one that the mirror wrote: words of the user's own stay."""
+    return WRITTEN in tags.get(NOTE, WRITTEN)
 
 
 def natural_order(name: str) -> str:
@@ -68,12 +76,12 @@ def _views(trials: Collection[Mapping[str, str]], metrics: Sequence[str]) -> dic
     only_trials = {"searchFilter": "tags.kind = 'trial'", **by_order}
     states = {
         "trials": {**only_trials, **_columns([*measured, *levels, "tags.`seed`", *failed])},
-        "cells": {**only_trials, **_columns(measured), **_groups(trials)},
+        "cells": {**only_trials, **_columns(measured, name_width=_CELL_WIDTH), **_groups(trials, metrics)},
         "tables": {
             "searchFilter": "tags.kind = 'table'",
             "orderByKey": "tags.`mlflow.runName`",
             "orderByAsc": True,
-            **_columns(["tags.`title`"]),
+            **_columns(["tags.`numbers`", "tags.`title`"], name_width=_TABLE_WIDTH),
         },
     }
     newest = len(NAMES)
@@ -87,17 +95,24 @@ def _views(trials: Collection[Mapping[str, str]], metrics: Sequence[str]) -> dic
     }
 
 
-def _columns(selected: list[str]) -> dict[str, Any]:
+def _columns(selected: list[str], *, name_width: int = _WIDTHS[_NAME]) -> dict[str, Any]:
     """These columns, in this order, between name and duration."""
     order = [_NAME, _CREATED, *selected, _DURATION]
-    widths = {name: _METRIC_WIDTH for name in selected if name.startswith("metrics.")} | _WIDTHS
+    widths = {name: _METRIC_WIDTH for name in selected if name.startswith("metrics.")} | _WIDTHS | {_NAME: name_width}
     return {"selectedColumns": selected, "columnOrder": order, "columnWidths": {name: widths[name] for name in order if name in widths}}
 
 
-def _groups(trials: Collection[Mapping[str, str]]) -> dict[str, Any]:
-    """Runs of a cell under one line with their mean, closed; told apart by id where two cells are called the same."""
+def _groups(trials: Collection[Mapping[str, str]], metrics: Sequence[str]) -> dict[str, Any]:
+    """Runs of a cell under one line with their mean, closed; told apart by id where two cells are called the same.
+
+    Such a line shows what it is grouped by, and no other tag: the printed mean ± SD is among that, unless it would tear a cell apart, as
+    it does while some of its trials are not in the tables yet.
+    """
     cells = {(tags.get("cell", ""), tags.get("cell_id", "")) for tags in trials}
     keys = ["cell"] if len({cell for cell, _ in cells}) == len(cells) else ["cell", "cell_id"]
+    printed = next((MEAN + name for name in metrics if any(MEAN + name in tags for tags in trials)), None)
+    if printed and len({(tags.get("cell", ""), tags.get("cell_id", ""), tags.get(printed)) for tags in trials}) == len(cells):
+        keys.append(printed)
     group = {"aggregateFunction": "average", "groupByKeys": [{"mode": "tag", "groupByData": key} for key in keys]}
     closed = {",".join(f"tag.{key}.{tags.get(key)}" for key in keys): False for tags in trials}
     return {"groupBy": group, "groupsExpanded": dict(sorted(closed.items())) if len(closed) <= _MOST_COLLAPSED else {}}
@@ -108,7 +123,7 @@ def _varying(trials: Iterable[Mapping[str, str]]) -> list[str]:
     levels: dict[str, set[str | None]] = {}
     trials = list(trials)
     for name in {key for tags in trials for key in tags} - _NO_FACTOR:
-        if not name.startswith("mlflow."):
+        if not name.startswith(("mlflow.", *OF_TABLES)):
             levels[name] = {tags.get(name) for tags in trials}
     varying = {name for name, seen in levels.items() if len(seen) > 1}
     if "arm" in varying:
@@ -124,6 +139,8 @@ def _note(study: str, experiment_id: str, trials: Collection[Mapping[str, str]])
     examples = ["tags.kind = 'trial' AND tags.state = 'failed'", "tags.kind = 'trial' AND tags.seed = '0'"]
     examples += [f"tags.kind = 'trial' AND tags.tables LIKE '%{table}%'" for table in tables]
     examples += [f"tags.kind = 'trial' AND tags.{_tag(name)} = '{seen[-1]}'" for name, seen in levels.items() if name in _LED_BY and seen]
+    rows = {f"{ROW}{table}": sorted({tags[ROW + table] for tags in trials if ROW + table in tags}) for table in tables}
+    examples += [f"tags.kind = 'trial' AND tags.{_tag(name)} = '{seen[0]}'" for name, seen in rows.items() if seen]
     return "\n".join(
         [
             f"**Study {study}.** One run a trial (one cell and seed) and one run a table; a mirror of the trial store, which is the truth.",

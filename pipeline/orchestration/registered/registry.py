@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 ALIAS = "best"
-COMMIT = "mlflow.source.git.commit"  # tag of a run that was mirrored while its trial was trained
+COMMIT = "mlflow.source.git.commit"  # tag of a run whose record, or whose checkout while it was trained, told it
 EXAMPLES = 2  # images of the input example; of one alone the export would take the number for a constant
 REQUIREMENTS = ("mlflow", "torch", "numpy")
 SCRIPT = Path(__file__).with_name("exported_model.py")

@@ -12,8 +12,10 @@ from pathlib import Path
 
 from pipeline.errors import PipelineError, TrialError
 from pipeline.orchestration.execution import Context
+from pipeline.orchestration.planning import check_references, vocabulary
 from pipeline.orchestration.preparing import prepare_components
 from pipeline.orchestration.progress import warn
+from pipeline.orchestration.provenance import origin
 from pipeline.orchestration.search.arms import ArmPlan, SearchPlan, plan_search
 from pipeline.orchestration.search.engine import ArmSearch, Search
 from pipeline.orchestration.search.ledger import LedgerRow
@@ -30,6 +32,7 @@ from pipeline.store.keep_alive import KeepAlive
 from pipeline.store.records import Record
 from pipeline.store.trial_store import TrialStore
 from pipeline.study.config import StudyFile
+from pipeline.study.design import expand
 from pipeline.study.params import Params
 from pipeline.study.plugins import plugin_folders
 from pipeline.study.project import SEARCH, absolute_url
@@ -82,6 +85,7 @@ def run_search(
         ConfigError, DataError, StoreError, ClusterError: nothing can be searched; what is stored stays.
         KeyboardInterrupt: Ctrl-C or SIGTERM; finished points are stored, the next search goes on.
     """
+    check_references(file, expand(file, vocabulary()))  # as any slip in a table: before anything is trained
     plan = plan_search(file, params)
     store = TrialStore(absolute_url(params.store.url))
     (folder / BEST).unlink(missing_ok=True)  # the winners of another search, or of a smaller one
@@ -94,7 +98,7 @@ def run_search(
             if search.has_work():
                 store.check_writable()
                 prepare_components(plan.datasets, params, log)
-                _train(search, _context(params, owner), params, view)
+                _train(search, _context(params, owner, plan.study), params, view)
                 store.compact()
                 records = store.records()
         points = read_all(plan, studies)
@@ -134,7 +138,7 @@ def _finder(store: TrialStore, records: dict[str, Record]) -> Callable[[str], Re
     return find
 
 
-def _context(params: Params, owner: str) -> Context:
+def _context(params: Params, owner: str, study: str) -> Context:
     return Context(
         store_url=absolute_url(params.store.url),
         weights=params.store.weights,
@@ -145,6 +149,7 @@ def _context(params: Params, owner: str) -> Context:
         owner=owner,
         lease_s=params.store.lease_s,
         checkpoint_s=params.store.checkpoint_s,
+        origin=origin(study),
     )
 
 

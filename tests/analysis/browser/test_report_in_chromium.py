@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -111,7 +112,7 @@ def test_a_number_leads_to_its_trials_and_a_trial_back(study: Study, browser: An
         assert place.is_visible()
         trials = place.locator("a[href^='trials/']")
         assert [name.split()[-1] for name in trials.all_inner_texts()] == list(cell.trial_ids)
-        assert [line.split(" %")[0] for line in place.locator("dd").all_inner_texts()] == [
+        assert [line.split(" %")[0] for line in place.locator("dd").all_inner_texts() if line.startswith("seed")] == [
             f"seed {seed}: {100 * value:.2f}" for seed, value in zip(cell.seeds, cell.values, strict=True)
         ]
         trials.first.click()
@@ -224,10 +225,26 @@ def test_paper_shows_what_the_screen_folds(study: Study, browser: Any, tmp_path:
         assert page.locator("details:not([open])").count() == 0
         assert page.locator("#cell-backbones-1-1").is_visible()
         assert page.evaluate("getComputedStyle(document.querySelector('th button'), '::after').content") == "none"
+        assert page.locator("a", has_text="MLflow run").count() > 20
+        assert not any(link.is_visible() for link in page.locator("a", has_text="MLflow run").all()[:5])
+        assert not page.get_by_text("Links to MLflow work while").is_visible()
         page.evaluate("window.dispatchEvent(new Event('afterprint'))")
         assert page.locator("details:not([open])").count() >= 6
         page.emulate_media(media=None)
         assert page.pdf(format="A4").startswith(b"%PDF")
+
+
+def test_a_wide_table_shows_a_shade_where_there_is_more(study: Study, browser: Any) -> None:
+    """On a phone the edge of a cut-off table is darker than the page, and no longer once it is scrolled to its end."""
+    with opened(browser, study.index, viewport=PHONE) as page:
+        table = page.locator("section:nth-of-type(2) > .table")
+        assert table.evaluate("element => element.scrollWidth > element.clientWidth")
+        shades = []
+        for left in (0, 10_000):
+            table.evaluate("(element, left) => { element.scrollLeft = left; }", left)
+            shot = picture(table.screenshot())
+            shades.append(median(shot.getpixel((shot.width - 1, y))[0] for y in range(shot.height)))
+        assert shades[0] < 225 < shades[1]
 
 
 def test_inlined_figures_look_as_drawn(browser: Any, tmp_path: Path) -> None:
