@@ -90,7 +90,7 @@ class Context:
     owner: str = "nobody"
     lease_s: float = 60.0
     checkpoint_s: float | None = None
-    origin: Mapping[str, Any] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict, hash=False)  # contexts are keys
 
 
 class Worker:
