@@ -228,7 +228,8 @@ def _comments(result: TableResult, cell: CellResult) -> list[str]:
     """The trials behind a cell, and behind its difference to the baseline."""
     metric = f" | {cell.metric}" if result.column_kind == "level" and len(result.metrics) > 1 else ""
     place = f"{one_line(cell.row)} | {one_line(cell.column)}{metric}"
-    comments = [f"{place}: {' '.join(cell.trial_ids) or 'none'}"]
+    ids = [*cell.trial_ids, *(f"{gone.trial_id} ({gone.state})" for gone in cell.missing if gone.trial_id)]
+    comments = [f"{place}: {' '.join(ids) or 'none'}"]
     if cell.delta is not None and result.style["deltas"]:
         base = f"{one_line(cell.delta.baseline_row)} | {one_line(cell.delta.baseline_column)}"
         comments.append(f"Δ{' and p' * result.style['p_values']} of {place}: these trials and those of {base}")

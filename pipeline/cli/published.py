@@ -32,7 +32,7 @@ def published(
 ) -> None:
     """Published numbers with protocol, number of runs, source and what to look out for; a study may put them beside its own.
 
-    Numbers are accuracies in percent, also where an error was published.
+    Most numbers are accuracies in percent, also where an error was published; mAP, BLEU and differences in points say so.
     """
     from pipeline.analysis.published import find, load_published, search
 

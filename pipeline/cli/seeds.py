@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, UnknownNameError, counted
 if TYPE_CHECKING:
     from pipeline.analysis.metrics import Metric
     from pipeline.analysis.seed_plan import Target
+    from pipeline.analysis.tables import TableResult
 
 _OVER = "over the interval of the SD"
 
@@ -54,8 +55,8 @@ def seeds(
     results = [build_table(spec, stored, study=made.study) for each, spec in specs.items() if name in (None, each)]
     by_table = {result.name: seed_targets(result, power=power, difference=difference) for result in results}
     targets = [target for group in by_table.values() for target in group]
-    empty = [each for each, group in by_table.items() if each in with_baseline and not group]
-    unknown = [_unknown(each, len(specs[each]["seeds"]), study or made.study) for each in empty]
+    empty = [result for result in results if result.name in with_baseline and not by_table[result.name]]
+    unknown = [_unknown(each, study or made.study) for each in empty]
     if not with_baseline:
         unknown = [
             f"No table of study {made.study} has a baseline, so none tests a difference: give one `baseline: ARM` in the study file."
@@ -72,10 +73,16 @@ def seeds(
         say(line)
 
 
-def _unknown(table: str, planned_seeds: int, study: str) -> str:
+def _unknown(result: TableResult, study: str) -> str:
     """What to do about a table without two seeds of any difference."""
-    run = f"`ablate run --study {study}`"
-    if planned_seeds < 2:
+    table, run = result.name, f"`ablate run --study {study}`"
+    states = {gone.state for cell in result.cells for gone in cell.missing}
+    if states and "planned" not in states:
+        return (
+            f"{table}: no difference has two seeds, so the spread is not known. Its trials have all been run, but those of an arm ended "
+            f"without a number ({', '.join(sorted(states))}): `ablate table {table} --study {study}` says why."
+        )
+    if len(result.seeds) < 2:
         first = f"It is planned with one seed: set `seeds: 3` or more in the study file, then run {run}."
     else:
         first = f"Run {run} first; `ablate table {table} --study {study}` names what each cell lacks."

@@ -40,7 +40,10 @@ def table(
 def verify(
     mlflow: Annotated[
         bool | None,
-        typer.Option("--mlflow/--no-mlflow", help="Fail, or do not look, where MLflow does not answer. Without either: look, and say so."),
+        typer.Option(
+            "--mlflow/--no-mlflow",
+            help="Fail also where a server does not answer, or do not look at all. Without either: look, and say so.",
+        ),
     ] = None,
     figures: Annotated[
         bool, typer.Option("--figures", help="Draw the figures anew, too, and compare their files and the report with them.")
@@ -64,6 +67,8 @@ def verify(
     else:
         for line in [*drift, *verdict.notices]:
             say(line)
+        if any(problem.kind in ("cell", "file") for problem in verdict.problems):
+            say("`dvc repro` writes published files anew where they were changed by hand.")
         say(f"{counted(verdict.cells, 'cell')} checked against the store, {counted(len(drift), 'difference')}.")
         say("Looked at: " + ", ".join(f"{number} {word}" for word, number in verdict.checked.items()) + ".")
     if drift:

@@ -57,7 +57,7 @@ def git_commit() -> str | None:
 def _checkout() -> str:
     commit, changed = git_commit(), _changed()
     if commit is None:
-        return "not a git checkout"
+        return "not known: no git checkout, or one without commits"
     words = checkout_words(commit, None if changed is None else bool(changed))
     if not changed:
         return words

@@ -60,7 +60,7 @@ def verify(
 
     Args:
         params: where the store and MLflow are.
-        mlflow: whether MLflow must answer; None: the runs are compared if it does; False: it is not asked.
+        mlflow: whether MLflow must answer; None: a database here must, a server is compared if it does; False: it is not asked.
         figures: draw the figures anew and compare their files.
         progress: told what is being done.
 
@@ -92,6 +92,8 @@ def verify(
             progress("Drawing the figures once more")
             drawn = _draw(document, tables, results, Path(scratch))
             others += _compare_figures(Path(scratch), verdict)
+        else:
+            others += _halves_of_figures()
         others += _report(drawn, document, findings, results, verdict, progress)
     verdict.problems += [problem for found in findings for problem in found.problems()] + others
     if mlflow is not False:
@@ -159,7 +161,7 @@ def _records(store: ReadableStore, outcomes: Mapping[str, Any], lost: frozenset[
 def _record_words(record: Record | None, entry: Mapping[str, Any]) -> str:
     """What is wrong with a record; '' for nothing."""
     if record is None:
-        return "is no longer in the store"
+        return "is no longer in the store. Bring it back from a copy, or run it again with `ablate run` and publish with `dvc repro -f run`"
     if record["state"] != entry["state"]:
         return f"is {record['state']} in the store but was {entry['state']} when the study was run. Publish anew with `dvc repro -f run`"
     try:
@@ -194,6 +196,13 @@ def _compare_figures(drawn: Path, verdict: Verdict) -> list[Problem]:
         problems.append(Problem("file", (FIGURES / name).as_posix(), f"{said}. Draw it anew with `dvc repro -f report`"))
     verdict.checked["figures"] = len(names)
     return problems
+
+
+def _halves_of_figures() -> list[Problem]:
+    """Figures of which only one of the two files is there."""
+    names = {path.name for path in FIGURES.glob("*")}
+    lost = {name.removesuffix(a) + b for a, b in ((".svg", ".png"), (".png", ".svg")) for name in names if name.endswith(a)} - names
+    return [Problem("file", (FIGURES / name).as_posix(), "is missing. Draw it anew with `dvc repro -f report`") for name in sorted(lost)]
 
 
 def _report(
@@ -240,8 +249,10 @@ def _runs(
     cause = "tracking.uri is null in params.yaml" if params.tracking.uri is None else "the study was run without tracking"
     if params.tracking.uri is not None and run_ids:
         from pipeline.orchestration.mirror.check import run_problems
+        from pipeline.orchestration.mirror.uri import database_path, resolve_uri
 
         try:
+            wanted |= database_path(resolve_uri(params.tracking.uri)) is not None  # a server may be away; a file here is gone or damaged
             published = _published_runs(params, tables, results, outcomes, records, only_looked_for)
             verdict.problems += run_problems(params.tracking.uri, published)
         except PipelineError as error:
@@ -297,6 +308,9 @@ def _plan_of_today(params: Params, document: Mapping[str, Any], verdict: Verdict
         made = make_plan(load_study(params.study), params)
     except PipelineError as error:
         verdict.notices.append(f"{belongs}; what would be planned now cannot be said: {str(error).splitlines()[0]}")
+        return
+    if made.blocked:
+        verdict.notices.append(f"{belongs}; what would be planned now cannot be said: {'; '.join(made.why_blocked())}.")
         return
     published = set(pq.read_table(PLAN / "trials.parquet", columns=["trial_id"])["trial_id"].to_pylist())
     new, gone = made.trials.keys() - published, published - made.trials.keys()

@@ -10,8 +10,8 @@ from tests.cli.conftest import Project
 from tests.orchestration.priced import priced_record
 
 
-def store_all(seeds: int, hours: float, *, spread: bool = True) -> None:
-    """Records of all trials of the plan with so many seeds; accuracies vary from trial to trial, or only between arms."""
+def store_all(seeds: int, hours: float, *, spread: bool = True, diverged: str = "") -> None:
+    """Records of all trials of the plan with so many seeds; accuracies vary from trial to trial, or only between arms; all of one arm may have diverged."""
     from pipeline.orchestration.planning import make_plan
     from pipeline.study.config import load_study
     from pipeline.study.params import load_params
@@ -22,6 +22,9 @@ def store_all(seeds: int, hours: float, *, spread: bool = True) -> None:
     for i, trial in enumerate(make_plan(load_study("tiny"), load_params()).trials.values()):
         record = priced_record(trial.spec, 3600 * hours, reason="")
         record["metric_test_acc_top1_last"] = 0.5 + 0.01 * ((7 * i) % 5 if spread else trial.arm == "cam")
+        if trial.arm == diverged:
+            del record["metric_test_acc_top1_last"]
+            record |= {"state": "failed", "failure": "diverged", "reason": "loss became nan"}
         records.append(record)
     TrialStore("store").append(records)
 
@@ -122,3 +125,12 @@ def test_what_to_run_first_is_said(project: Project) -> None:
     found = json.loads(project.ablate("seeds", "--json").out)
     assert (found["targets"], found["unknown"]) == ([], two.out.splitlines())
     assert project.ablate("table").code == 0
+
+
+def test_an_arm_that_diverged_is_not_told_to_be_run(project: Project) -> None:
+    """Its trials are results without a number: running them again would change nothing."""
+    store_all(3, 2.0, diverged="cam")
+    text = " ".join(project.ablate("seeds").out.split())
+    assert "Its trials have all been run, but those of an arm ended without a number (failed)" in text
+    assert "`ablate table main --study tiny` says why" in text
+    assert "`ablate run" not in text

@@ -154,11 +154,11 @@ def test_trials_are_found_by_the_words_of_each_of_their_tables(table: TableResul
     assert shared == expected
     assert tags["lost"].keys() == {"row.weights", NOTE}  # a cell that lacks a seed has no mean
     note = tags["ce1"][NOTE]
-    assert "| backbones | resnet8 / ce | test accuracy (%) | 91.00 | 91.00 ± 1.00 (n = 3) |" in note
-    assert "| weights | 0 / acc_top1 | test accuracy (%) | 91.00 | 91.00 ± 1.00 (n = 3) |" in note
+    assert "| backbones | resnet8 / ce | test accuracy (%) | 91.00 | mean 91.00 %, sample SD 1.00 %, n = 3 |" in note
+    assert "| weights | 0 / acc_top1 | test accuracy (%) | 91.00 | mean 91.00 %, sample SD 1.00 %, n = 3 |" in note
     assert "`report/trials/ce1.html`" in note
     assert note.endswith(WRITTEN)
-    assert "| weights | 1 / acc_top1 | test accuracy (%) | failed |  |" in tags["lost"][NOTE]
+    assert "| weights | 1 / acc_top1 | test accuracy (%) | failed | no mean, as a seed is missing |" in tags["lost"][NOTE]
 
 
 def test_places_of_one_trial_in_one_table_are_all_named(table: TableResult) -> None:
@@ -170,13 +170,12 @@ def test_places_of_one_trial_in_one_table_are_all_named(table: TableResult) -> N
 
 
 def test_numbers_of_a_table_are_its_averages_or_its_cells(table: TableResult) -> None:
-    """One line, with digits and spread as the table prints them."""
-    assert table_numbers(table) == "test accuracy (%) – resnet8 / ce: 91.00 ± 1.00, resnet8 / cam: 94.00 ± 2.00"
-    assert table_numbers(by_weight()) == "test accuracy (%) – 0: 91.00 ± 1.00"
-    rough = replace(table, style={**table.style, "decimals": 1, "spread": "none"})
-    assert table_numbers(rough) == "test accuracy (%) – resnet8 / ce: 91.0, resnet8 / cam: 94.0"
+    """One line of means ± sample SD, whatever the style of the table, as one list shows several tables."""
+    assert table_numbers(table) == "test accuracy (%), mean ± SD – resnet8 / ce: 91.00 ± 1.00, resnet8 / cam: 94.00 ± 2.00"
+    assert table_numbers(by_weight()) == "test accuracy (%), mean ± SD – 0: 91.00 ± 1.00"
+    assert table_numbers(replace(table, style={**table.style, "decimals": 1, "spread": "se"})) == table_numbers(table)
     mean = Average("cam", "metric_test_acc_top1_last", 0.94, 0.02, 3)
-    assert table_numbers(replace(table, averages=(mean,))) == "test accuracy (%), mean over rows – cam: 94.00 ± 2.00"
+    assert table_numbers(replace(table, averages=(mean,))) == "test accuracy (%), mean ± SD over rows – cam: 94.00 ± 2.00"
     assert table_numbers(replace(table, cells=())) == ""
 
 
@@ -187,7 +186,7 @@ def test_mirror_keeps_places_up_to_date_and_words_of_the_user(project: Params) -
     ids = {each.data.tags["trial_id"]: each.info.run_id for each in runs if "trial_id" in each.data.tags}
     assert client.get_run(ids["cam0"]).data.tags["mean.test_acc_top1_last"] == "94.00 ± 2.00 %"
     (shown,) = (each.data.tags["numbers"] for each in runs if each.data.tags["kind"] == "table")
-    assert shown.startswith("test accuracy (%) – resnet8 / ce: 91.00 ± 1.00")
+    assert shown.startswith("test accuracy (%), mean ± SD – resnet8 / ce: 91.00 ± 1.00")
     client.set_tag(ids["ce0"], NOTE, "mine")
     client.set_tag(ids["ce0"], "row.backbones", "altered")
     document = {"study": "quick", "datasets": [], "tables": [specification()]}
@@ -199,7 +198,7 @@ def test_mirror_keeps_places_up_to_date_and_words_of_the_user(project: Params) -
     tags = {trial_id: client.get_run(run_id).data.tags for trial_id, run_id in ids.items()}
     assert (tags["ce0"][NOTE], tags["ce0"]["row.backbones"]) == ("mine", "resnet8")
     assert tags["cam0"]["mean.test_acc_top1_last"] == "93.00 ± 1.41 %"
-    assert "(n = 2)" in tags["cam0"][NOTE]
+    assert "n = 2 |" in tags["cam0"][NOTE]
     assert not {key for key in tags["cam2"] if key.startswith(("row.", "column.", "mean."))}
 
 

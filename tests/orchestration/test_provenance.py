@@ -14,6 +14,7 @@ from pipeline.orchestration import provenance as module
 from pipeline.orchestration.provenance import origin, provenance
 
 MADE = "tables and report made at commit"
+UNKNOWN = "not known: no git checkout, or one without commits"
 
 
 def head() -> str:
@@ -60,7 +61,7 @@ def test_no_checkout_no_lock_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     facts = provenance()
-    assert (facts[MADE], facts["requirements.lock"], facts["data digest"]) == ("not a git checkout", "absent", {})
+    assert (facts[MADE], facts["requirements.lock"], facts["data digest"]) == (UNKNOWN, "absent", {})
     assert origin("tiny") == {"env_study": "tiny"}
 
 
@@ -69,7 +70,7 @@ def test_git_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     facts = provenance()
-    assert facts[MADE] == "not a git checkout"
+    assert facts[MADE] == UNKNOWN
     assert facts["versions"]
     assert origin("tiny") == {"env_study": "tiny"}
 
@@ -88,7 +89,7 @@ def test_repository_without_a_commit_has_none(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     subprocess.run(["git", "init", "-q"], check=True)
     assert origin("tiny") == {"env_study": "tiny"}
-    assert provenance()[MADE] == "not a git checkout"
+    assert provenance()[MADE] == UNKNOWN
 
 
 def test_broken_index_leaves_the_commit(checkout: Path) -> None:

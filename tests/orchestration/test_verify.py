@@ -459,7 +459,8 @@ def test_a_segment_that_was_removed_names_its_trials(published: Path) -> None:
     for file in path.parent.glob(path.name.removesuffix(".records.parquet") + ".*"):
         file.unlink()
     found = {str(problem) for problem in check().problems if problem.kind == "record"}
-    assert found == {f"trial {trial_id}: is no longer in the store" for trial_id in trials}
+    said = "is no longer in the store. Bring it back from a copy, or run it again with `ablate run` and publish with `dvc repro -f run`"
+    assert found == {f"trial {trial_id}: {said}" for trial_id in trials}
 
 
 def test_a_store_that_is_not_here(published: Path) -> None:
@@ -469,6 +470,18 @@ def test_a_store_that_is_not_here(published: Path) -> None:
         StoreError, match=r"There is no trial in the store at 'store', .* set `store\.url` in params\.yaml to where it is\."
     ):
         check()
+
+
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_half_of_a_figure_that_is_gone_is_named_without_drawing(published: Path, suffix: str) -> None:
+    """Each figure has two files; to see that one is lost nothing has to be drawn."""
+    figures = published / "figures"
+    figures.mkdir(exist_ok=True)
+    for other in (".svg", ".png"):
+        (figures / f"methods.cost{other}").write_text("<svg></svg>")
+    (figures / f"methods.cost{suffix}").unlink()
+    (line,) = [line for line in told() if line.startswith("figures/")]
+    assert line == f"figures/methods.cost{suffix}: is missing. Draw it anew with `dvc repro -f report`"
 
 
 @pytest.mark.parametrize("content", [None, "{", "[]", '{"trials": 3}', '{"trials": {"a": 1}}', '{"trials": {"a": {}}}'])

@@ -1,4 +1,4 @@
-"""A table as tidy CSV: one line a cell, one column a variable, full precision, for a spreadsheet or pandas."""
+"""A table as tidy CSV: one line a cell, one column a variable, unrounded means, for a spreadsheet or pandas."""
 
 from __future__ import annotations
 

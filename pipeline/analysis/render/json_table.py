@@ -1,4 +1,4 @@
-"""A table as JSON: the shape of the published contract, full precision, the same bytes for the same records."""
+"""A table as JSON: the shape of the published contract, unrounded means, the same bytes for the same records."""
 
 from __future__ import annotations
 

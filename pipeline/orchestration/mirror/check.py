@@ -74,7 +74,7 @@ def run_problems(uri: str, published: PublishedRuns) -> list[Problem]:
     except Exception as error:  # each backend raises its own
         cause = redact(f"{type(error).__name__}: {error}", uri).partition("\n")[0][:200]
         raise PipelineError(f"MLflow at {redact(uri)} cannot be read ({cause}). Mend it, or correct tracking.uri in params.yaml") from error
-    return [*_trial_problems(redact(uri), published, trials), *_table_problems(published, tables)]
+    return [*_trial_problems(redact(uri), published, trials), *_table_problems(published, trials, tables)]
 
 
 def _read(uri: str, published: PublishedRuns) -> tuple[dict[str, Run], list[Run]]:
@@ -144,12 +144,13 @@ def _trial_problems(place: str, published: PublishedRuns, found: Mapping[str, Ru
 
 def _tags_by_tables(published: PublishedRuns) -> dict[str, dict[str, str]]:
     """What tables say in the runs of their trials; not of trials that are in a table which is only looked for."""
-    cells = [cell for table in published.tables if table.name in published.only_looked_for for cell in table.cells]
-    unsure = {trial_id for cell in cells for trial_id in (*cell.trial_ids, *(gone.trial_id for gone in cell.missing))}
+    unsure = {trial_id for table in published.tables if table.name in published.only_looked_for for trial_id in _ids_of(table)}
     return {trial_id: tags for trial_id, tags in cell_tags(published.tables).items() if trial_id not in unsure}
 
 
-def _table_problems(published: PublishedRuns, found: Iterable[Run]) -> Iterator[Problem]:
+def _table_problems(published: PublishedRuns, trials: Mapping[str, Run], found: Iterable[Run]) -> Iterator[Problem]:
+    there = {trial_id for trial_id, run_id in published.run_ids.items() if run_id in trials and not _is_deleted(trials[run_id])}
+    there |= {trial_id for table in published.tables for trial_id in _ids_of(table) if trial_id not in published.run_ids}
     by_name: dict[str, list[Run]] = {}
     for run in found:
         by_name.setdefault(run.data.tags.get("table", ""), []).append(run)
@@ -161,6 +162,8 @@ def _table_problems(published: PublishedRuns, found: Iterable[Run]) -> Iterator[
             yield Problem("mlflow", f"table {table.name}", f"{said}. {_REBUILD} makes it again")
         elif table.name not in published.only_looked_for:
             content = table_content(table_view(table, published.run_ids, run.info.experiment_id))
+            if not _ids_of(table) <= there:  # its description links to runs of trials, and some were told of above
+                content = replace(content, tags={key: value for key, value in content.tags.items() if key != NOTE})
             yield from _told(f"run {run.info.run_id} (table {table.name})", differences(content, KnownRun.of(run)), lasting=_IN_PLACE)
 
 
@@ -182,6 +185,11 @@ def _cells_behind(tables: Iterable[TableResult]) -> dict[str, list[str]]:
             for trial_id in cell.trial_ids:
                 cells.setdefault(trial_id, {})[f"{table.name}: {cell.row} / {cell.column}"] = None
     return {trial_id: list(names) for trial_id, names in cells.items()}
+
+
+def _ids_of(table: TableResult) -> set[str]:
+    """The trials of a table, those without a number among them."""
+    return {trial_id for cell in table.cells for trial_id in (*cell.trial_ids, *(gone.trial_id for gone in cell.missing)) if trial_id}
 
 
 def _is_deleted(run: Run) -> bool:

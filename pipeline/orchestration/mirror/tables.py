@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.analysis.metrics import describe
 from pipeline.analysis.render.write import FORMATS
 from pipeline.analysis.tables import Average, CellResult, TableResult
-from pipeline.analysis.wording import caption, file_stem, spread_of, spread_words
+from pipeline.analysis.wording import caption, file_stem, told_mean
 from pipeline.orchestration.mirror.points import cut
 from pipeline.orchestration.mirror.tracker import NullTracker, TableView
 from pipeline.orchestration.mirror.views import COLUMN, MEAN, NOTE, ROW, WRITTEN
@@ -68,13 +68,13 @@ def cell_tags(results: Iterable[TableResult]) -> dict[str, dict[str, str]]:
     """What tables say of the trials in them: trial id -> tags of its run.
 
     `row.<table>` and, where columns are levels, `column.<table>`: its place, in the words of the table; of several places all, separated
-    by commas. `mean.<metric>`: mean and spread of its cell as printed, where no seed is missing. And a description of the run.
+    by commas. `mean.<metric>`: mean ± sample SD of its cell, where no seed is missing. And a description of the run.
     """
     places: dict[str, list[_Place]] = {}
     for result in results:
         for cell in result.cells:
             for trial_id, value in zip(cell.trial_ids, cell.values, strict=True):
-                places.setdefault(trial_id, []).append((result, cell, describe(cell.metric).number(value, decimals=_decimals(result))))
+                places.setdefault(trial_id, []).append((result, cell, describe(cell.metric).number(value)))
             for gone in cell.missing:
                 if gone.trial_id is not None:
                     places.setdefault(gone.trial_id, []).append((result, cell, gone.state))
@@ -89,18 +89,16 @@ def _place_tags(places: Iterable[_Place]) -> dict[str, str]:
             words.setdefault(COLUMN + result.name, []).append(cell.column)
         if cell.mean is not None:
             unit = describe(cell.metric).unit
-            words.setdefault(MEAN + cell.metric.removeprefix("metric_"), [f"{_printed(result, cell)} {unit}".rstrip()])
+            words.setdefault(MEAN + cell.metric.removeprefix("metric_"), [f"{_printed(cell)} {unit}".rstrip()])
     return {key: cut(", ".join(dict.fromkeys(found)), _ROOM) for key, found in words.items() if any(found)}
 
 
 def _trial_note(trial_id: str, places: Sequence[_Place]) -> str:
     """Description of a trial's run: the cells that it is in, with numbers, and where its page is."""
-    spread = spread_words(places[0][0])
     lines = [f"A trial of study {places[0][0].study}. Its cells:", ""]
-    lines += [f"| table | cell | measured | this trial | mean{f' ± {spread}' if spread else ''} |", "|---|---|---|---|---|"]
+    lines += ["| table | cell | measured | this trial | its cell |", "|---|---|---|---|---|"]
     for result, cell, own in places[:_MOST_CELLS]:
-        shown = "" if cell.mean is None else f"{_printed(result, cell)} (n = {cell.n})"
-        parts = (result.name, f"{cell.row} / {cell.column}", describe(cell.metric).quantity, own, shown)
+        parts = (result.name, f"{cell.row} / {cell.column}", describe(cell.metric).quantity, own, told_mean(result, cell))
         lines.append("| " + " | ".join(part.replace("|", "\\|") for part in parts) + " |")
     page = f"Curves, configuration and environment: `{REPORT}/trials/{trial_id}.html`; all tables: `{REPORT}/index.html`."
     more = [f"And {len(places) - _MOST_CELLS} more cells.", ""] if len(places) > _MOST_CELLS else []
@@ -108,30 +106,23 @@ def _trial_note(trial_id: str, places: Sequence[_Place]) -> str:
 
 
 def table_numbers(result: TableResult) -> str:
-    """'test accuracy (%), mean over rows: ce: 87.14 ± 1.40, cam: 87.88 ± 1.60'; the cells, row by row, of a table without such a line."""
+    """'test accuracy (%), mean ± SD over rows – ce: 87.14 ± 1.40, ...'; the cells, row by row, of a table without such a line."""
     words = {metric: describe(metric).quantity for metric in result.metrics}
     lines = []
     for metric, quantity in words.items():
-        averages = [f"{each.column}: {_printed(result, each)}" for each in result.averages if each.metric == metric]
+        averages = [f"{each.column}: {_printed(each)}" for each in result.averages if each.metric == metric]
         cells = [cell for cell in result.cells if cell.metric == metric and cell.mean is not None]
         labels = [cell.row if result.column_kind == "metric" else f"{cell.row} / {cell.column}" for cell in cells]
-        rows = [f"{label}: {_printed(result, cell)}" for label, cell in zip(labels, cells, strict=True)]
+        rows = [f"{label}: {_printed(cell)}" for label, cell in zip(labels, cells, strict=True)]
         if averages or rows:
-            lines.append(f"{quantity}{', mean over rows' if averages else ''} – {', '.join(averages or rows)}")
+            lines.append(f"{quantity}{', mean ± SD over rows' if averages else ', mean ± SD'} – {', '.join(averages or rows)}")
     return cut("; ".join(lines), _NUMBERS)
 
 
-def _printed(result: TableResult, numbers: CellResult | Average) -> str:
-    """'90.77 ± 0.68', with the digits and the spread of its table."""
-    metric, decimals, spread = describe(numbers.metric), _decimals(result), spread_of(result, numbers)
+def _printed(numbers: CellResult | Average) -> str:
+    """'90.77 ± 0.68': mean ± sample SD, whatever the style of the table, as one list shows several tables."""
     assert numbers.mean is not None
-    mean = metric.number(numbers.mean, decimals=decimals)
-    return mean if spread is None else f"{mean} ± {metric.number(spread, decimals=decimals)}"
-
-
-def _decimals(result: TableResult) -> int | None:
-    decimals: int | None = result.style["decimals"]
-    return decimals
+    return describe(numbers.metric).spread(numbers.mean, numbers.sd)
 
 
 def table_metrics(result: TableResult) -> dict[str, float]:
