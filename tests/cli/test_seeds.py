@@ -11,7 +11,7 @@ from tests.orchestration.priced import priced_record
 
 
 def store_all(seeds: int, hours: float, *, spread: bool = True, diverged: str = "") -> None:
-    """Records of all trials of the plan with so many seeds; accuracies vary from trial to trial, or only between arms; all of one arm may have diverged."""
+    """Records of all trials of the plan with so many seeds; accuracies vary, or only between arms; an arm may have diverged."""
     from pipeline.orchestration.planning import make_plan
     from pipeline.study.config import load_study
     from pipeline.study.params import load_params
