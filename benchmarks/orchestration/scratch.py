@@ -125,7 +125,7 @@ def as_of(pattern: Record, trial: PlannedTrial, epochs: int) -> Record:
     last = pattern.history[-1]
     by_epoch = {name: (value * rng.uniform(0.9, 1.0, epochs)).tolist() for name, value in last.items() if name.startswith("metric_")}
     history = [{"epoch": epoch + 1, **{name: values[epoch] for name, values in by_epoch.items()}} for epoch in range(epochs)]
-    return dress(Record({**pattern, **row, **ids}, history, pattern.panel), trial)
+    return dress(Record({**pattern, **row, **ids}, history, pattern.panel), trial, {})
 
 
 @dataclass(frozen=True)
