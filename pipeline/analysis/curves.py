@@ -137,12 +137,8 @@ def sample_sd(values_ST: Floats) -> Floats:
     return sd_T
 
 
-def curves_csv(spec: Mapping[str, Any], history: pa.Table, trials: pa.Table) -> str:
+def curves_csv(curves: Iterable[Curve]) -> str:
     """Mean accuracy (fraction) over epochs in long form for `dvc plots`: one line a curve and epoch; `sd` is empty for one seed."""
-    return _csv(accuracy_curves(spec, history, trials)[0])
-
-
-def _csv(curves: Iterable[Curve]) -> str:
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["row", "column", "split", "n", "epoch", "accuracy", "sd"])
@@ -160,5 +156,5 @@ def write_curves(document: Mapping[str, Any], *, trials: pa.Table, history: pa.T
         curves, _ = accuracy_curves(spec, history, trials)
         if curves:
             paths.append(folder / f"{file_stem(spec['name'])}.csv")
-            paths[-1].write_text(_csv(curves), encoding="utf-8", newline="\n")
+            paths[-1].write_text(curves_csv(curves), encoding="utf-8", newline="\n")
     return paths

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from pipeline.errors import ConfigError, UnknownNameError
 from pipeline.study.place import Path_
 from pipeline.study.plugins import import_plugins, plugin_folders
-from pipeline.study.presentation import ReferenceSpec, StatisticsSpec, Style
+from pipeline.study.presentation import ReferenceSpec, StatisticsSpec, Style, check_names
 from pipeline.study.search import SearchSpec, check_search
 from pipeline.study.strict import Strict
 from pipeline.study.validate import validate
@@ -56,13 +56,7 @@ def _plugins(value: list[str]) -> list[str]:
 
 
 def _metrics(value: Any) -> Any:
-    names = value if isinstance(value, list) else [value]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"metric is the name of a metric, or a list of names, got {value!r}")
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"metric: {twice[0]!r} stands twice in [{', '.join(names)}]. Keep one")
-    return value
+    return check_names(value, "metric", "the name of a metric, or a list of names")
 
 
 Metrics = Annotated[str | list[str], BeforeValidator(_metrics)]

@@ -39,14 +39,19 @@ class Style(Strict):
     )
 
 
-def _row_fields(value: Any) -> Any:
+def check_names(value: Any, key: str, what: str) -> Any:
+    """A name or a list of different names, unchanged; ValueError says that `key` is `what` where it is neither."""
     names = value if isinstance(value, list) else [value]
     if not names or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"by is a field of the rows, e.g. backbone, or a list of such fields, got {value!r}")
+        raise ValueError(f"{key} is {what}, got {value!r}")
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"{twice[0]!r} stands twice in [{', '.join(names)}]. Keep one")
     return value
+
+
+def _row_fields(value: Any) -> Any:
+    return check_names(value, "by", "a field of the rows, e.g. backbone, or a list of such fields")
 
 
 class ReferenceSpec(Strict):

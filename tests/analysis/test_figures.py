@@ -64,7 +64,7 @@ def test_curves_csv_is_long(arms, make_history, tmp_path):
     """The CSV for DVC has one line a curve and epoch, as fractions, and says split, seeds and sample SD."""
     spec, trials = arms
     history = make_history(trials)
-    lines = list(csv.DictReader(io.StringIO(curves_csv(spec, history, trials))))
+    lines = list(csv.DictReader(io.StringIO(curves_csv(accuracy_curves(spec, history, trials)[0]))))
     assert list(dict.fromkeys((line["row"], line["column"]) for line in lines)) == [
         ("resnet8", "ce"),
         ("resnet8", "cam"),
@@ -78,7 +78,7 @@ def test_curves_csv_is_long(arms, make_history, tmp_path):
     assert [float(line["sd"]) for line in first] == list(curve.sd)
     assert {(line["split"], line["n"]) for line in lines} == {("val", "3")}
     (path,) = write_curves({"study": "quick", "tables": [spec]}, trials=trials, history=history, folder=tmp_path / "curves")
-    assert path.read_text(encoding="utf-8") == curves_csv(spec, history, trials)
+    assert path.read_text(encoding="utf-8") == curves_csv(accuracy_curves(spec, history, trials)[0])
 
 
 def test_accuracy_figure_has_a_panel_a_row_and_a_line_an_arm(arms, make_history):

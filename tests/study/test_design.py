@@ -135,7 +135,7 @@ def test_several_metrics_share_a_cell(declare: Declare, expand_file: Expand) -> 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"metric": ["acc_top1", "acc_top1"]}, r":\d+: tables\.t\.metric: metric: 'acc_top1' stands twice in \[acc_top1, acc_top1\]"),
+        ({"metric": ["acc_top1", "acc_top1"]}, r":\d+: tables\.t\.metric: 'acc_top1' stands twice in \[acc_top1, acc_top1\]"),
         ({"metric": []}, r"tables\.t\.metric: metric is the name of a metric, or a list of names, got \[\]"),
         ({"style": {"spread": "std"}}, r"tables\.t\.style\.spread: got 'std'\. Did you mean 'sd'\?"),
         ({"statistics": {"alpha": 0.0}}, r"statistics\.alpha: .*0"),

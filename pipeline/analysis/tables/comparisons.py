@@ -16,7 +16,7 @@ from pipeline.analysis.statistics.batches import NOISE
 from pipeline.analysis.statistics.families import holm
 from pipeline.analysis.statistics.intervals import summarize
 from pipeline.analysis.statistics.paired import Paired, compare
-from pipeline.analysis.statistics.rankings import Rankings, probability_of_improvement, rank_arms
+from pipeline.analysis.statistics.rankings import Rankings, mean_probability_of_improvement, rank_arms, win_tie_loss
 from pipeline.analysis.tables.cells import Average, CellResult, Delta, Versus
 from pipeline.analysis.tables.references import data_levels
 from pipeline.errors import ConfigError, did_you_mean
@@ -164,21 +164,20 @@ def versus(places: Places, rows: Sequence[str], columns: Sequence[str], metrics:
             ]
             if not compared:
                 continue
-            up = 1.0 if higher_is_better(metric) else -1.0
-            gains = [up * delta.mean if delta.mean is not None and abs(delta.mean) > _TIE else 0.0 for delta in _deltas_of(compared)]
-            found = [gain if delta.significant else 0.0 for gain, delta in zip(gains, _deltas_of(compared), strict=True)]
-            improvement = statistics.fmean(
-                probability_of_improvement(cell.values, base.values, higher_is_better=up > 0) for cell, base in compared
-            )
+            up, deltas = higher_is_better(metric), _deltas_of(compared)
+            differences = [delta.mean if delta.mean is not None and abs(delta.mean) > _TIE else 0.0 for delta in deltas]
+            rows_won = win_tie_loss(differences, [bool(delta.significant) for delta in deltas], higher_is_better=up)
+            runs = zip(*((cell.values, base.values) for cell, base in compared), strict=True)
+            improvement = mean_probability_of_improvement(*runs, higher_is_better=up)
             result.append(
                 Versus(
                     column,
                     metric,
-                    wins=sum(gain > 0 for gain in gains),
-                    ties=sum(gain == 0 for gain in gains),
-                    losses=sum(gain < 0 for gain in gains),
-                    significant_wins=sum(gain > 0 for gain in found),
-                    significant_losses=sum(gain < 0 for gain in found),
+                    wins=rows_won.wins_by_mean,
+                    ties=rows_won.ties_by_mean,
+                    losses=rows_won.losses_by_mean,
+                    significant_wins=rows_won.wins,
+                    significant_losses=rows_won.losses,
                     improvement=round(improvement, _DIGITS),
                 )
             )
